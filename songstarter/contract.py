@@ -1,0 +1,117 @@
+"""Names, types and defaults of every tensor that crosses a model's border.
+
+The one place that knows them: the server's faces, the client and the tests of ``config.pbtxt`` read
+these tables. The public names and defaults are those of the Replicate schema (spec 1.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Datatype = Literal["STRING", "FP32", "INT32", "INT64", "BOOL"]
+Plain = str | bytes | float | int | bool
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output: its name, Triton datatype and shape (-1: any length)."""
+
+    name: str
+    datatype: Datatype
+    dims: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """One public input of shape [1]: its default (None: absent) and a sentence for people."""
+
+    name: str
+    datatype: Datatype
+    default: Plain | None
+    meaning: str
+
+    @property
+    def tensor(self) -> Tensor:
+        return Tensor(self.name, self.datatype, (1,), optional=True)
+
+
+NORMALIZATIONS = ("loudness", "clip", "peak", "rms")
+FORMATS = ("wav", "mp3")
+ENCODINGS = ("data_uri", "raw")
+MIME_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
+
+FIELDS: tuple[Field, ...] = (
+    Field("prompt", "STRING", "", "tags, then key, then tempo: 'synth, dark, hip hop, a minor, 140 bpm'"),
+    Field("input_audio", "STRING", None, "a melody to follow or an opening to continue: a file or a data URI"),
+    Field("duration", "FP32", 8.0, "seconds of music, the opening included"),
+    Field("continuation", "BOOL", False, "continue input_audio instead of following its melody"),
+    Field("continuation_start", "FP32", 0.0, "second of input_audio to start from"),
+    Field("continuation_end", "FP32", -1.0, "second of input_audio to stop at; -1: its end"),
+    Field("normalization_strategy", "STRING", "loudness", "loudness, clip, peak or rms"),
+    Field("top_k", "INT32", 250, "sample among the k likeliest tokens; 0: among all"),
+    Field("top_p", "FP32", 0.0, "sample within this probability mass; above 0 it replaces top_k"),
+    Field("temperature", "FP32", 1.0, "flatness of the distribution; 0: always the likeliest token"),
+    Field("classifier_free_guidance", "FP32", 3.0, "pull towards prompt and melody; 1: none"),
+    Field("output_format", "STRING", "wav", "wav or mp3"),
+    Field("seed", "INT64", -1, "0 to 2^32-1 repeats a song; -1: a fresh one"),
+    Field("num_outputs", "INT32", 4, "variations to make, 1 to 8"),
+    Field("output_encoding", "STRING", "data_uri", "data_uri, or raw for the files' bytes"),
+)  # fmt: skip
+
+OUTPUTS: tuple[Tensor, ...] = (
+    Tensor("output", "STRING", (-1,)),
+    Tensor("seed", "INT64", (1,)),
+    Tensor("sample_rate", "INT32", (1,)),
+)
+
+PUBLIC_MODEL = "songstarter"
+
+# The stage models. A batch dimension stands in front of every shape below.
+TEXT_ENCODER = "text_encoder"
+TEXT_ENCODER_INPUTS = (
+    Tensor("input_ids", "INT64", (-1,)),  # [token], padded to a multiple of Checkpoint.text.pad_to
+    Tensor("attention_mask", "INT64", (-1,)),  # [token]
+)
+TEXT_ENCODER_OUTPUTS = (Tensor("embeddings", "FP32", (-1, -1)),)  # [token, hidden], zero where padded
+
+MELODY_ENCODER = "melody_encoder"
+MELODY_ENCODER_INPUTS = (
+    Tensor("waveform", "FP32", (-1,)),  # [sample], mono, zero-padded to Checkpoint.melody.samples
+    Tensor("samples", "INT64", (1,)),  # how many of them are real
+)
+MELODY_ENCODER_OUTPUTS = (Tensor("embeddings", "FP32", (-1, -1)),)  # [chroma frame, hidden]
+
+CODEC_ENCODER = "codec_encoder"
+CODEC_ENCODER_INPUTS = (
+    Tensor("waveform", "FP32", (-1,)),  # [sample], one channel, zero-padded to whole blocks of frames
+    Tensor("samples", "INT64", (1,)),
+)
+CODEC_ENCODER_OUTPUTS = (Tensor("codes", "INT64", (-1, -1)),)  # [codebook, frame]; cut to ceil(samples / hop)
+
+CODEC_DECODER = "codec_decoder"
+CODEC_DECODER_INPUTS = (
+    Tensor("codes", "INT64", (-1, -1)),  # [codebook, frame], zero-padded to whole blocks of frames
+    Tensor("frames", "INT64", (1,)),
+)
+CODEC_DECODER_OUTPUTS = (Tensor("waveform", "FP32", (-1,)),)  # [sample]; cut to frames * hop
+
+# The decoder: no batch dimension, several responses to one request.
+DECODER = "decoder"
+DECODER_INPUTS = (
+    Tensor("prefix", "FP32", (-1, -1)),  # [position, hidden]
+    Tensor("null_prefix", "FP32", (-1, -1)),  # [position, hidden], the twin for guidance
+    Tensor("opening", "INT32", (-1, -1), optional=True),  # [codebook, frame]
+    Tensor("frames", "INT32", (1,)),  # of the whole take, opening included
+    Tensor("variations", "INT32", (1,)),
+    Tensor("seed", "INT64", (1,)),
+    Tensor("temperature", "FP32", (1,)),
+    Tensor("top_k", "INT32", (1,)),
+    Tensor("top_p", "FP32", (1,)),
+    Tensor("guidance", "FP32", (1,)),
+)
+DECODER_OUTPUTS = (
+    Tensor("variation", "INT32", (1,)),
+    Tensor("codes", "INT32", (-1, -1)),  # [codebook, frame], the whole take
+)

@@ -1,0 +1,102 @@
+"""Everything that can go wrong, as one tree.
+
+SongstarterError
+├── InvalidRequest         the caller asked for something that is not allowed   (INVALID_ARG)
+├── Unavailable            the service cannot take the request now              (UNAVAILABLE)
+├── TakeFailed             a take could not be finished; others go on           (INTERNAL)
+├── Cancelled              the caller went away or asked to stop                (CANCELLED)
+├── CheckpointError        a checkpoint or an export cannot be used
+│   ├── UnsafeCheckpoint   a pickle holds more than tensors and plain values
+│   ├── UnknownCheckpoint  the folder or id is no MusicGen checkpoint
+│   └── ExportMismatch     a graph does not compute what its torch module does
+└── ServerError            the Triton server cannot start or cannot go on
+    ├── PortInUse
+    ├── MissingLibrary
+    ├── ModelNotLoaded
+    └── ServerDied
+
+A message says what was found, what was expected and where, in one sentence, and names no path of the
+server to a remote caller.
+"""
+
+from __future__ import annotations
+
+
+class SongstarterError(Exception):
+    """The root: catching it catches every error this project raises on purpose."""
+
+    triton_code = "INTERNAL"
+
+
+class InvalidRequest(SongstarterError):
+    """A field of a request holds something that is not allowed."""
+
+    triton_code = "INVALID_ARG"
+
+    def __init__(self, field: str, found: object, allowed: str) -> None:
+        super().__init__(f"{field}: found {_shown(found)}, allowed is {allowed}")
+        self.field = field
+
+
+class Unavailable(SongstarterError):
+    """The service is full or is stopping; the same request may succeed later."""
+
+    triton_code = "UNAVAILABLE"
+
+
+class TakeFailed(SongstarterError):
+    """One take ended without its audio; its neighbours were not touched."""
+
+
+class Cancelled(SongstarterError):
+    """The caller went away, or asked to stop, before the take was done."""
+
+    triton_code = "CANCELLED"
+
+
+class CheckpointError(SongstarterError):
+    """A checkpoint or an exported repository cannot be used."""
+
+
+class UnsafeCheckpoint(CheckpointError):
+    """A pickle asks for more than tensors and plain values."""
+
+
+class UnknownCheckpoint(CheckpointError):
+    """A folder or id holds no MusicGen checkpoint that can be exported."""
+
+
+class ExportMismatch(CheckpointError):
+    """An exported graph and the torch module it came from disagree."""
+
+
+class ServerError(SongstarterError):
+    """The Triton server cannot start or cannot go on."""
+
+
+class PortInUse(ServerError):
+    """Another process listens where the server should."""
+
+
+class MissingLibrary(ServerError):
+    """A file or shared library that Triton needs is not on this machine."""
+
+
+class ModelNotLoaded(ServerError):
+    """Triton refused to load a model; the message carries its reason."""
+
+
+class ServerDied(ServerError):
+    """The server, or one of its model processes, ended by itself."""
+
+
+def _shown(found: object) -> str:
+    """A value as it may stand in a one-line message: short, printable, never a file's content."""
+    if isinstance(found, bytes):
+        return f"{len(found)} bytes"
+    text = found if isinstance(found, Description) else repr(found)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+class Description(str):
+    """A phrase that describes what was found, shown without quotes."""
