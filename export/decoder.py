@@ -1,0 +1,262 @@
+"""The language model as one ONNX graph over preallocated memory.
+
+    tokens [row, codebook, column] ─ embed, sum ─┐
+    prefix [row, place, hidden] ─────────────────┴─ concat ─ + sinusoid ─ layers ─ norm ─ heads ─ logits
+                                                                          │  ▲
+                                              key_i, value_i [row, head, position, 64], updated in place
+
+One graph serves the first call (prefix and several columns, empty memory) and every later one (one column,
+no prefix). Rows stand at lengths of their own: ``lengths`` counts what a row holds after the call, less one.
+Text checkpoints have no prefix; each layer attends to ``cross_key_i`` and ``cross_value_i``, which a second
+graph, ``cross_attention.onnx``, computes once per take from the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.graph import Graph
+from export.linear import FORMS, Form
+from songstarter.errors import CheckpointError
+
+DECODER_FILE = "decoder.onnx"
+CROSS_FILE = "cross_attention.onnx"
+EPSILON = 1e-5
+
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a language model, as its graph needs them."""
+
+    layers: int
+    hidden: int
+    heads: int
+    codebooks: int
+    vocabulary: int
+    positions: int
+    attends_to_text: bool
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden // self.heads
+
+
+def shape_of(model: torch.nn.Module, positions: int) -> Shape:
+    """Read the sizes from a transformers ``MusicgenForCausalLM`` or its melody sister."""
+    config = model.config
+    return Shape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        codebooks=config.num_codebooks,
+        vocabulary=config.vocab_size,
+        positions=positions,
+        attends_to_text=config.model_type == "musicgen_decoder",
+    )
+
+
+def form_of(precision: str, device: str) -> Form:
+    """The form of a precision on a device.
+
+    Raises:
+        CheckpointError: there is none; attention on CUDA, say, has no fp32.
+    """
+    if (precision, device) not in FORMS:
+        known = ", ".join(f"{p} on {d}" for p, d in FORMS)
+        raise CheckpointError(f"the decoder cannot be exported as {precision} on {device}; possible are: {known}")
+    return FORMS[precision, device]
+
+
+def write_decoder(model: torch.nn.Module, shape: Shape, form: Form, folder: Path) -> list[Path]:
+    """Write the decoder's graphs into ``folder`` and return their paths."""
+    state = model.state_dict()
+    paths = [folder / DECODER_FILE]
+    with Graph(paths[0]) as graph:
+        _DecoderGraph(graph, shape, form, state).write()
+    if shape.attends_to_text:
+        paths.append(folder / CROSS_FILE)
+        with Graph(paths[1]) as graph:
+            _write_cross_attention(graph, shape, state)
+    return paths
+
+
+class _DecoderGraph:
+    """Writes the decoder's nodes, first to last."""
+
+    def __init__(self, graph: Graph, shape: Shape, form: Form, state: State) -> None:
+        self.graph, self.shape, self.form, self.state = graph, shape, form, state
+
+    def write(self) -> None:
+        x = self._embed()
+        for layer in range(self.shape.layers):
+            x = self._layer(layer, x)
+        self._heads(x)
+
+    def _embed(self) -> str:
+        graph, shape = self.graph, self.shape
+        tokens = graph.input("tokens", np.int64, ["row", shape.codebooks, "column"])
+        tables = [_array(self.state, f"model.decoder.embed_tokens.{k}.weight") for k in range(shape.codebooks)]
+        starts = np.cumsum([0] + [len(table) for table in tables[:-1]], dtype=np.int64)
+        places = graph.node("Add", [tokens, graph.constant(starts.reshape(1, -1, 1))], "token_places")
+        table = graph.weight("embed_tokens", np.concatenate(tables))
+        looked_up = graph.node("Gather", [table, places], "token_vectors")
+        axis = graph.constant(np.array([1], np.int64))
+        x = graph.node("ReduceSum", [looked_up, axis], "columns", keepdims=0)
+        if not shape.attends_to_text:
+            prefix = graph.input("prefix", np.float32, ["row", "place", shape.hidden])
+            x = graph.node("Concat", [prefix, x], "sequence", axis=1)
+        positions = graph.input("positions", np.int64, ["row", "position"])
+        sinusoid = graph.weight("sinusoid", sinusoids(shape.positions, shape.hidden))
+        return graph.node("Add", [x, graph.node("Gather", [sinusoid, positions], "phases")], "embedded")
+
+    def _layer(self, layer: int, x: str) -> str:
+        key = f"model.decoder.layers.{layer}"
+        x = self._residual(f"{key}.self", x, self._self_attention(layer, key, x))
+        if self.shape.attends_to_text:
+            x = self._residual(f"{key}.cross", x, self._cross_attention(layer, key, x))
+        return self._residual(f"{key}.feed", x, self._feed_forward(key, x))
+
+    def _self_attention(self, layer: int, key: str, x: str) -> str:
+        normed = self._norm(f"{key}.self_attn_layer_norm", x)
+        packed = np.concatenate([_array(self.state, f"{key}.self_attn.{p}_proj.weight") for p in "qkv"])
+        attended = self._grouped_query_attention(layer, self._linear(f"{key}.self_attn.qkv", normed, packed))
+        return self._linear_of(f"{key}.self_attn.out_proj", attended)
+
+    def _grouped_query_attention(self, layer: int, packed: str) -> str:
+        graph, shape, memory = self.graph, self.shape, self.form.memory
+        dims = ["row", shape.heads, shape.positions, shape.head_size]
+        if layer == 0:
+            graph.input("lengths", np.int32, ["row"])
+            graph.input("longest", np.int32, [1])
+        past = [graph.input(f"{kind}_{layer}", memory, dims) for kind in ("key", "value")]
+        present = [f"{name}_present" for name in past]
+        for name in present:
+            graph.output(name, memory, dims)
+        attended, *_ = graph.contrib(
+            "GroupQueryAttention",
+            [packed, "", "", *past, "lengths", "longest"],
+            [f"attended_{layer}", *present],
+            num_heads=shape.heads,
+            kv_num_heads=shape.heads,
+        )
+        return attended
+
+    def _cross_attention(self, layer: int, key: str, x: str) -> str:
+        """Softmax over the text's places; a row sees as many as ``text_lengths`` tells."""
+        graph, shape = self.graph, self.shape
+        name = f"{key}.encoder_attn"
+        dims = ["row", shape.heads, "text_place", shape.head_size]
+        keys = graph.input(f"cross_key_{layer}", np.float32, dims)
+        values = graph.input(f"cross_value_{layer}", np.float32, dims)
+        if layer == 0:
+            self._mask_text()
+        query = self._linear_of(f"{name}.q_proj", self._norm(f"{key}.encoder_attn_layer_norm", x))
+        query = self._cast(query, f"{name}.query_fp32", np.float32)
+        split = graph.constant(np.array([0, 0, shape.heads, shape.head_size], np.int64))
+        heads = graph.node("Reshape", [query, split], f"{name}.split")
+        by_head = graph.node("Transpose", [heads], f"{name}.by_head", perm=[0, 2, 1, 3])
+        scale = graph.constant(np.array(shape.head_size**-0.5, np.float32))
+        scaled = graph.node("Mul", [by_head, scale], f"{name}.scaled")
+        turned = graph.node("Transpose", [keys], f"{name}.turned", perm=[0, 1, 3, 2])
+        scores = graph.node("MatMul", [scaled, turned], f"{name}.scores")
+        masked = graph.node("Add", [scores, "text_mask"], f"{name}.masked")
+        shares = graph.node("Softmax", [masked], f"{name}.shares", axis=-1)
+        mixed = graph.node("MatMul", [shares, values], f"{name}.mixed")
+        by_position = graph.node("Transpose", [mixed], f"{name}.by_position", perm=[0, 2, 1, 3])
+        join = graph.constant(np.array([0, 0, shape.hidden], np.int64))
+        joined = graph.node("Reshape", [by_position, join], f"{name}.joined")
+        return self._linear_of(f"{name}.out_proj", self._cast(joined, f"{name}.joined_cast", self.form.activation))
+
+    def _mask_text(self) -> None:
+        """``text_mask`` [row, 1, 1, text place]: 0 where a row has text, very low elsewhere."""
+        graph = self.graph
+        lengths = graph.input("text_lengths", np.int64, ["row"])
+        places = graph.node("Shape", ["cross_key_0"], "text_places", start=2, end=3)
+        count = graph.node("Squeeze", [places], "text_place_count")
+        zero, one = graph.constant(np.array(0, np.int64)), graph.constant(np.array(1, np.int64))
+        place = graph.node("Range", [zero, count, one], "text_place_range")
+        column = graph.node("Unsqueeze", [lengths, graph.constant(np.array([1], np.int64))], "text_length_column")
+        inside = graph.node("Less", [place, column], "text_inside")
+        low, none = graph.constant(np.array(-1e9, np.float32)), graph.constant(np.array(0, np.float32))
+        flat = graph.node("Where", [inside, none, low], "text_mask_flat")
+        graph.node("Unsqueeze", [flat, graph.constant(np.array([1, 2], np.int64))], "text_mask")
+
+    def _feed_forward(self, key: str, x: str) -> str:
+        wide = self._linear_of(f"{key}.fc1", self._norm(f"{key}.final_layer_norm", x))
+        active, *_ = self.graph.contrib("Gelu", [wide], [f"{key}.gelu"])
+        return self._linear_of(f"{key}.fc2", active)
+
+    def _heads(self, x: str) -> None:
+        """Logits of the last position only: the others' columns are known already."""
+        graph, shape = self.graph, self.shape
+        last = graph.constant(np.array(-1, np.int64))
+        final = graph.node("Gather", [x, last], "last_position", axis=1)
+        single = graph.node("Unsqueeze", [final, graph.constant(np.array([1], np.int64))], "last_as_sequence")
+        normed = self._norm("model.decoder.layer_norm", single)
+        heads = np.concatenate([_array(self.state, f"lm_heads.{k}.weight") for k in range(shape.codebooks)])
+        flat = self._cast(self._linear("lm_heads", normed, heads), "flat_logits", np.float32)
+        split = graph.constant(np.array([0, shape.codebooks, shape.vocabulary], np.int64))
+        graph.node("Reshape", [flat, split], "logits")
+        graph.output("logits", np.float32, ["row", shape.codebooks, shape.vocabulary])
+
+    def _norm(self, key: str, x: str) -> str:
+        """Layer norm in fp32, handed on in the type that products take."""
+        scale = self.graph.weight(f"{key}.weight", _array(self.state, f"{key}.weight"))
+        shift = self.graph.weight(f"{key}.bias", _array(self.state, f"{key}.bias"))
+        normed = self.graph.node("LayerNormalization", [x, scale, shift], key, axis=-1, epsilon=EPSILON)
+        return self._cast(normed, f"{key}.cast", self.form.activation)
+
+    def _residual(self, name: str, x: str, change: str) -> str:
+        return self.graph.node("Add", [x, self._cast(change, f"{name}.change", np.float32)], f"{name}.residual")
+
+    def _linear_of(self, key: str, x: str) -> str:
+        return self._linear(key, x, _array(self.state, f"{key}.weight"))
+
+    def _linear(self, name: str, x: str, weight: np.ndarray) -> str:
+        return self.form.linear(self.graph, name, x, weight)
+
+    def _cast(self, x: str, name: str, dtype: type[np.generic]) -> str:
+        """``x`` in another type, where the form's products use one other than fp32."""
+        if self.form.activation is np.float32:
+            return x
+        return self.graph.node("Cast", [x], name, to=TYPES[dtype])
+
+
+TYPES = {np.float32: 1, np.float16: 10}
+
+
+def _write_cross_attention(graph: Graph, shape: Shape, state: State) -> None:
+    """text [row, text place, hidden] -> cross_key_i, cross_value_i [row, head, text place, 64]."""
+    graph.input("text", np.float32, ["row", "text_place", shape.hidden])
+    split = graph.constant(np.array([0, 0, shape.heads, shape.head_size], np.int64))
+    dims = ["row", shape.heads, "text_place", shape.head_size]
+    for layer in range(shape.layers):
+        for kind, letter in (("key", "k"), ("value", "v")):
+            name = f"cross_{kind}_{layer}"
+            weight = _array(state, f"model.decoder.layers.{layer}.encoder_attn.{letter}_proj.weight")
+            flat = graph.node("MatMul", ["text", graph.weight(f"{name}.weight", weight.T)], f"{name}.flat")
+            heads = graph.node("Reshape", [flat, split], f"{name}.split")
+            graph.node("Transpose", [heads], name, perm=[0, 2, 1, 3])
+            graph.output(name, np.float32, dims)
+
+
+def sinusoids(positions: int, hidden: int) -> np.ndarray:
+    """Position embeddings [position, hidden]: cosines, then sines, phase p / 10000^(i / (h - 1)) (spec 3.4).
+
+    Computed in fp32 in the order of the original, whose rounding shows at the far positions.
+    """
+    half = hidden // 2
+    rates = torch.exp(torch.arange(half).float() * -(np.log(10000) / (half - 1)))
+    phases = torch.arange(positions).float().unsqueeze(1) * rates.unsqueeze(0)
+    return torch.cat([phases.cos(), phases.sin()], dim=1).numpy()
+
+
+def _array(state: State, key: str) -> np.ndarray:
+    array: np.ndarray = state[key].detach().float().cpu().numpy()
+    return array

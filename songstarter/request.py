@@ -1,0 +1,150 @@
+"""A request as the engine room sees it: frozen, and valid by construction."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from songstarter.contract import ENCODINGS, FIELDS, FORMATS, NORMALIZATIONS, Field
+from songstarter.errors import Description, InvalidRequest
+
+MAX_SEED = 2**32 - 1
+MAX_TOP_K = 2048
+MAX_TEMPERATURE = 5.0
+MAX_GUIDANCE = 20.0
+MAX_OUTPUTS = 8
+MAX_PROMPT_BYTES = 8192
+RANDOM_SEED = -1
+TO_THE_END = -1.0
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. top_p above 0 replaces top_k; temperature 0 is greedy (spec 2.5)."""
+
+    temperature: float = 1.0
+    top_k: int = 250
+    top_p: float = 0.0
+    guidance: float = 3.0
+
+    def __post_init__(self) -> None:
+        _within("temperature", self.temperature, 0, MAX_TEMPERATURE)
+        _within("top_k", self.top_k, 0, MAX_TOP_K)
+        _within("top_p", self.top_p, 0, 1)
+        _within("classifier_free_guidance", self.guidance, 0, MAX_GUIDANCE)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The part of input_audio to use, in seconds; ``end`` None is the clip's end."""
+
+    start: float = 0.0
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and self.start >= 0):
+            raise InvalidRequest("continuation_start", self.start, "a number of seconds from 0")
+        if self.end is not None and not (math.isfinite(self.end) and self.end > self.start):
+            allowed = f"-1 (the clip's end) or more than continuation_start ({self.start:g})"
+            raise InvalidRequest("continuation_end", self.end, allowed)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks for. ``audio`` is a file's bytes or a data URI, not decoded yet."""
+
+    prompt: str
+    audio: bytes | None
+    continuation: bool
+    slice: Slice
+    duration: float
+    normalization: str
+    sampling: Sampling
+    audio_format: str
+    seed: int
+    variations: int
+    encoding: str
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, max_duration: float) -> Request:
+        """Make a request of plain values by the names of ``contract.FIELDS``; absent ones take their default.
+
+        Raises:
+            InvalidRequest: a value is not allowed; the message names the field.
+        """
+        given = {field.name: _plain(field, values.get(field.name)) for field in FIELDS}
+        if given["continuation"] and given["input_audio"] is None:
+            raise InvalidRequest("input_audio", Description("nothing"), "an audio file when continuation is true")
+        end = given["continuation_end"]
+        return cls(
+            prompt=_prompt(given["prompt"]),
+            audio=given["input_audio"],
+            continuation=given["continuation"],
+            slice=Slice(given["continuation_start"], None if end == TO_THE_END else end),
+            duration=_duration(given["duration"], max_duration),
+            normalization=_one_of("normalization_strategy", given["normalization_strategy"], NORMALIZATIONS),
+            sampling=Sampling(given["temperature"], given["top_k"], given["top_p"], given["classifier_free_guidance"]),
+            audio_format=_one_of("output_format", given["output_format"], FORMATS),
+            seed=_seed(given["seed"]),
+            variations=_within("num_outputs", given["num_outputs"], 1, MAX_OUTPUTS),
+            encoding=_one_of("output_encoding", given["output_encoding"], ENCODINGS),
+        )
+
+
+def _plain(field: Field, value: Any) -> Any:
+    """A field's value or default; text arrives as bytes and leaves as str, all but the audio."""
+    if value is None:
+        return field.default
+    if field.datatype != "STRING":
+        return value
+    data = value.encode() if isinstance(value, str) else value
+    return (data or None) if field.name == "input_audio" else _text(field.name, data)
+
+
+def _text(name: str, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(name, Description("bytes that are not UTF-8"), "UTF-8 text") from None
+
+
+def _prompt(text: str) -> str:
+    if len(text.encode()) > MAX_PROMPT_BYTES:
+        found = Description(f"{len(text.encode())} bytes of text")
+        raise InvalidRequest("prompt", found, f"at most {MAX_PROMPT_BYTES} bytes")
+    if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text):
+        raise InvalidRequest("prompt", Description("a control character"), "text without control characters")
+    return text
+
+
+def _duration(seconds: float, longest: float) -> float:
+    if not 0 < seconds <= longest:  # False for NaN too
+        raise InvalidRequest("duration", seconds, f"more than 0 and at most {longest:g} seconds")
+    return seconds
+
+
+def _seed(seed: int) -> int:
+    """The seed to use: the given one, or a fresh one for -1."""
+    if seed == RANDOM_SEED:
+        return secrets.randbelow(MAX_SEED + 1)
+    if not 0 <= seed <= MAX_SEED:
+        raise InvalidRequest("seed", seed, f"0 to {MAX_SEED}, or {RANDOM_SEED} for a fresh one")
+    return seed
+
+
+def _within(name: str, value: Number, least: float, most: float) -> Number:
+    if not least <= value <= most:  # False for NaN too
+        raise InvalidRequest(name, value, f"{least:g} to {most:g}")
+    return value
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise InvalidRequest(name, value, "one of " + ", ".join(allowed))
+    return value

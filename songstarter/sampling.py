@@ -1,0 +1,64 @@
+"""Guidance and sampling for one take, in plain steps (spec 2.5, 2.6).
+
+The readable twin of ``stages/sampler.py``, which does the same for all takes at once; a test holds them equal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from songstarter.array import Array
+from songstarter.request import Sampling
+
+
+def guide(guided: Array, null: Array, guidance: float) -> Array:
+    """Logits pulled from the null condition towards the guided one, and beyond."""
+    mixed: Array = null + np.float32(guidance) * (guided - null)
+    return mixed
+
+
+def choose(logits: Array, sampling: Sampling, uniforms: Array) -> Array:
+    """One token for each codebook: ``logits`` [codebook, token], ``uniforms`` [codebook] in [0, 1)."""
+    if sampling.temperature == 0:
+        likeliest: Array = logits.argmax(axis=-1)
+        return likeliest
+    probabilities = keep(softmax(logits / np.float32(sampling.temperature)), sampling)
+    return draw(probabilities, uniforms)
+
+
+def softmax(logits: Array) -> Array:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: Array = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def keep(probabilities: Array, sampling: Sampling) -> Array:
+    """Probabilities with the unlikely tokens set to 0, by top-p or else by top-k; not renormalised."""
+    if sampling.top_p > 0:
+        return np.stack([_keep_mass(row, sampling.top_p) for row in probabilities])
+    if sampling.top_k > 0:
+        return np.stack([_keep_likeliest(row, sampling.top_k) for row in probabilities])
+    return probabilities
+
+
+def draw(probabilities: Array, uniforms: Array) -> Array:
+    """The token under which each uniform falls, when probabilities stand end to end."""
+    reached = probabilities.astype(np.float64).cumsum(axis=-1)
+    marks = uniforms[:, None] * reached[:, -1:]
+    tokens: Array = (reached <= marks).sum(axis=-1)
+    return tokens
+
+
+def _keep_mass(row: Array, mass: float) -> Array:
+    """Drop a token when the likelier ones together exceed ``mass``; the one that crosses it stays."""
+    order = np.argsort(-row, kind="stable")
+    likelier = row[order].cumsum() - row[order]
+    kept = row.copy()
+    kept[order[likelier > mass]] = 0
+    return kept
+
+
+def _keep_likeliest(row: Array, count: int) -> Array:
+    """Keep what is at least as likely as the ``count``-th; ties stay, so more than that may survive."""
+    threshold = np.sort(row)[-min(count, len(row))]
+    return np.where(row >= threshold, row, 0)
