@@ -1,1 +1,28 @@
+"""The client of a Songstarter server: `Client`, `AsyncClient`, the `Song` they return and what can go wrong."""
 
+from songstarter_client.client import AsyncClient, Client
+from songstarter_client.errors import (
+    Cancelled,
+    InvalidRequest,
+    NoServer,
+    RefusedRequest,
+    RequestFailed,
+    SongstarterError,
+    TimedOut,
+    Unavailable,
+)
+from songstarter_client.song import Song
+
+__all__ = [
+    "AsyncClient",
+    "Cancelled",
+    "Client",
+    "InvalidRequest",
+    "NoServer",
+    "RefusedRequest",
+    "RequestFailed",
+    "Song",
+    "SongstarterError",
+    "TimedOut",
+    "Unavailable",
+]

@@ -1,0 +1,151 @@
+"""`songstarter generate`: one flag for each public input, the paths of the files on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+from songstarter import contract
+from songstarter.contract import Datatype, Field
+from songstarter_client.client import TIMEOUT, Client
+from songstarter_client.errors import InvalidRequest, SongstarterError, TimedOut, Unavailable
+from songstarter_client.fields import SENDABLE, Fields
+from songstarter_client.progress import Progress
+from songstarter_client.song import Song
+
+INTERRUPTED = 130
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (InvalidRequest, 2),
+    (Unavailable, 3),
+    (TimedOut, 4),
+    (SongstarterError, 1),
+    (OSError, 1),
+    (KeyboardInterrupt, INTERRUPTED),
+)
+
+EPILOG = """\
+exit codes:
+  0    the files are written, their paths on stdout
+  1    the server failed, or a file could not be written
+  2    bad usage, or a request that is not allowed
+  3    no server, or a server that cannot take the request now
+  4    no answer within --timeout
+  130  interrupted by Ctrl-C"""
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "normalization_strategy": contract.NORMALIZATIONS,
+    "output_format": contract.FORMATS,
+}
+FLAG_KINDS: Mapping[Datatype, dict[str, Any]] = {
+    "STRING": {"type": str, "metavar": "FILE"},
+    "FP32": {"type": float, "metavar": "X"},
+    "INT32": {"type": int, "metavar": "N"},
+    "INT64": {"type": int, "metavar": "N"},
+    "BOOL": {"action": "store_const", "const": True},
+}
+FLAGS = tuple(field for field in SENDABLE.values() if field.name != "prompt")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Give parser the arguments of `songstarter generate`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "Make a song on a Songstarter server and write its variations into a folder."
+    parser.epilog = EPILOG
+    parser.add_argument("prompt", metavar="PROMPT", help=SENDABLE["prompt"].meaning)
+    for field in FLAGS:
+        parser.add_argument(_flag(field), **_options(field))
+    _configure_output(parser)
+    _configure_server(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the song that args ask for; return the exit code."""
+    try:
+        _generate(args)
+    except tuple(kind for kind, _ in EXIT_CODES) as problem:
+        if not isinstance(problem, KeyboardInterrupt):
+            print(f"songstarter: {problem}", file=sys.stderr)
+        return next(code for kind, code in EXIT_CODES if isinstance(problem, kind))
+    return 0
+
+
+def _configure_output(parser: argparse.ArgumentParser) -> None:
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "-o", "--out", metavar="DIR", type=Path, default=Path(), help="folder for the files (default: .)"
+    )
+    output.add_argument("--json", action="store_true", help="print one JSON document instead of the paths")
+    output.add_argument("--quiet", action="store_true", help="show no progress on stderr")
+
+
+def _configure_server(parser: argparse.ArgumentParser) -> None:
+    server = parser.add_argument_group("server")
+    server.add_argument(
+        "--url",
+        metavar="HOST:PORT",
+        default="127.0.0.1:8001",
+        help="the server's gRPC address, or http://HOST:PORT (default: %(default)s)",
+    )
+    server.add_argument(
+        "--timeout", metavar="S", type=float, default=TIMEOUT, help="seconds to wait (default: %(default)g)"
+    )
+    server.add_argument(
+        "--retries", metavar="N", type=int, default=0, help="further tries while the server is full (default: 0)"
+    )
+
+
+def _flag(field: Field) -> str:
+    return "--" + field.name.replace("_", "-")
+
+
+def _options(field: Field) -> dict[str, Any]:
+    """argparse's view of a field; its absence stays None, so that the server's default holds."""
+    kind = {"choices": CHOICES[field.name]} if field.name in CHOICES else FLAG_KINDS[field.datatype]
+    return {**kind, "dest": field.name, "help": (field.meaning + _default(field)).replace("%", "%%")}
+
+
+def _default(field: Field) -> str:
+    match field.default:
+        case None | bool():
+            return ""
+        case float(number):
+            return f" (default: {number:g})"
+        case other:
+            return f" (default: {other!s})"
+
+
+def _generate(args: argparse.Namespace) -> None:
+    given = {field.name: value for field in FLAGS if (value := getattr(args, field.name)) is not None}
+    args.out.mkdir(parents=True, exist_ok=True)  # before the wait, so that a bad folder costs no song
+    started = time.monotonic()
+    with Client(args.url, timeout=args.timeout, retries=args.retries) as client, _progress(args):
+        song = client.generate(args.prompt, **cast(Fields, given))
+    elapsed = time.monotonic() - started
+    paths = [str(path) for path in song.save(args.out)]
+    print(_document(song, paths, elapsed, {"prompt": args.prompt, **given}) if args.json else "\n".join(paths))
+
+
+def _progress(args: argparse.Namespace) -> AbstractContextManager[object]:
+    return nullcontext() if args.quiet else Progress(f"waiting for {args.url}:")
+
+
+def _document(song: Song, paths: list[str], elapsed: float, request: Mapping[str, object]) -> str:
+    """What --json prints: one object, with the request as it was given."""
+    return json.dumps(
+        {
+            "files": paths,
+            "format": song.audio_format,
+            "seed": song.seed,
+            "sample_rate": song.sample_rate,
+            "elapsed_seconds": round(elapsed, 3),
+            "request": request,
+        },
+        ensure_ascii=False,
+        indent=2,
+    )

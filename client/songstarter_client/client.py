@@ -1,0 +1,160 @@
+"""The two clients: AsyncClient does the work, Client lends it a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Self, TypeVar, Unpack
+
+from songstarter import contract
+from songstarter_client.address import DEFAULT_HOST, Protocol, parse_address
+from songstarter_client.errors import NoServer, TimedOut, Unavailable
+from songstarter_client.fields import Fields, input_tensors
+from songstarter_client.loop_thread import LoopThread
+from songstarter_client.song import Song
+from songstarter_client.transport import Transport, connect
+
+TIMEOUT = 600.0  # seconds; a model process that dies leaves its requests unanswered, so there is always one
+PROBE_TIMEOUT = 5.0
+PROBE_INTERVAL = 0.2
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds between tries
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Makes songs on a Songstarter server, from one event loop.
+
+    url is HOST[:PORT] or a URL whose scheme, grpc:// or http://, is the protocol; gRPC if neither says.
+    timeout: seconds for a whole request, further tries included. retries: how often a request is sent
+    again when the server cannot take it now.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_HOST,
+        *,
+        protocol: Protocol | None = None,
+        timeout: float = TIMEOUT,
+        retries: int = 0,
+    ) -> None:
+        self.address = parse_address(url, protocol)
+        self.timeout = timeout
+        self.retries = retries
+        self._transport: Transport | None = None
+        self._closed = False
+
+    async def generate(
+        self, prompt: str | None = None, *, timeout: float | None = None, **fields: Unpack[Fields]
+    ) -> Song:
+        """Ask for a song and wait for it; fields are those of the contract, what is left out is the server's."""
+        tensors = input_tensors(prompt, fields)
+        async with self._deadline(self.timeout if timeout is None else timeout):
+            answer = await self._persistently(lambda: self._connected().infer(tensors))
+        audio_format = fields.get("output_format") or _OUTPUT_FORMAT
+        return Song(prompt or "", answer.output, audio_format, answer.seed, answer.sample_rate)
+
+    async def ready(self) -> bool:
+        """Whether the server would take a request now."""
+        try:
+            async with self._deadline(PROBE_TIMEOUT):
+                return await self._connected().ready()
+        except (Unavailable, TimedOut):
+            return False
+
+    async def wait_ready(self, timeout: float = 60.0) -> None:
+        """Return as soon as the server is ready; NoServer if that takes longer than timeout seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not await self.ready():
+                    await asyncio.sleep(PROBE_INTERVAL)
+        except TimeoutError:
+            raise NoServer(f"no server at {self.address} was ready within {timeout:g} s") from None
+
+    async def close(self) -> None:
+        """End the connection; the client cannot be used afterwards."""
+        self._closed = True
+        transport, self._transport = self._transport, None
+        if transport:
+            await transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def _connected(self) -> Transport:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if self._transport is None:
+            self._transport = connect(self.address)
+        return self._transport
+
+    async def _persistently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        for pause in _pauses(self.retries):
+            try:
+                return await attempt()
+            except Unavailable:
+                await asyncio.sleep(pause)
+        return await attempt()
+
+    @asynccontextmanager
+    async def _deadline(self, seconds: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimedOut:
+            raise
+        except TimeoutError:
+            raise TimedOut(f"{self.address} gave no answer within {seconds:g} s") from None
+
+
+class Client:
+    """Makes songs on a Songstarter server; several threads may share one. Its arguments are AsyncClient's."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_HOST,
+        *,
+        protocol: Protocol | None = None,
+        timeout: float = TIMEOUT,
+        retries: int = 0,
+    ) -> None:
+        self._client = AsyncClient(url, protocol=protocol, timeout=timeout, retries=retries)
+        self._loop = LoopThread()
+
+    def generate(self, prompt: str | None = None, *, timeout: float | None = None, **fields: Unpack[Fields]) -> Song:
+        """Ask for a song and wait for it; fields are those of the contract, what is left out is the server's."""
+        return self._loop.run(self._client.generate(prompt, timeout=timeout, **fields))
+
+    def ready(self) -> bool:
+        """Whether the server would take a request now."""
+        return self._loop.run(self._client.ready())
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Return as soon as the server is ready; NoServer if that takes longer than timeout seconds."""
+        self._loop.run(self._client.wait_ready(timeout))
+
+    def close(self) -> None:
+        """End the connection; the client cannot be used afterwards."""
+        if self._loop.running:
+            self._loop.run(self._client.close())
+            self._loop.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+_OUTPUT_FORMAT = next(str(field.default) for field in contract.FIELDS if field.name == "output_format")
+
+
+def _pauses(retries: int) -> Iterator[float]:
+    """Seconds before each further try: twice as long each time, and uneven, so that callers spread."""
+    for retry in range(retries):
+        yield min(FIRST_PAUSE * 2**retry, LONGEST_PAUSE) * random.uniform(0.5, 1.0)

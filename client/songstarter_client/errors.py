@@ -1,0 +1,82 @@
+"""What a caller of the client can meet: the project's tree, and the leaves that only a caller sees.
+
+SongstarterError
+├── InvalidRequest         a field holds something that is not allowed
+│   └── RefusedRequest     ... and it was the server that said so
+├── Unavailable            the server cannot take the request now; trying again may help
+│   └── NoServer           nothing answers at the address, or no songstarter model does
+├── TimedOut               no answer within the time the caller gave (also a TimeoutError)
+├── Cancelled              the server gave the request up because it was cancelled
+└── RequestFailed          the server could not finish the request
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from songstarter.errors import Cancelled, InvalidRequest, SongstarterError, Unavailable
+from songstarter_client.address import Address
+
+__all__ = [
+    "Cancelled",
+    "InvalidRequest",
+    "NoServer",
+    "RefusedRequest",
+    "RequestFailed",
+    "SongstarterError",
+    "TimedOut",
+    "Unavailable",
+    "of_code",
+]
+
+LONGEST_MESSAGE = 500
+
+
+class RefusedRequest(InvalidRequest):
+    """The server refused the request; the message is its own and begins with the field's name."""
+
+    def __init__(self, message: str) -> None:
+        Exception.__init__(self, message)
+        self.field = message.partition(":")[0]
+
+
+class NoServer(Unavailable):
+    """Nothing answers at the address, or what answers there serves no songstarter model."""
+
+    @classmethod
+    def at(cls, address: Address) -> NoServer:
+        return cls(f"no server answers at {address}; start one with `songstarter serve`")
+
+    @classmethod
+    def of_another_protocol(cls, address: Address) -> NoServer:
+        wanted, other = ("gRPC", "HTTP") if address.protocol == "grpc" else ("HTTP", "gRPC")
+        return cls(f"what answers at {address} does not speak {wanted}; is it a server's {other} port?")
+
+
+class TimedOut(SongstarterError, TimeoutError):
+    """No answer came within the time that the caller gave."""
+
+
+class RequestFailed(SongstarterError):
+    """The server could not finish the request; the message carries its reason."""
+
+
+_BY_CODE: Mapping[str, Callable[[str], SongstarterError]] = {
+    # gRPC
+    "INVALID_ARGUMENT": RefusedRequest,
+    "UNAVAILABLE": Unavailable,
+    "NOT_FOUND": NoServer,
+    "DEADLINE_EXCEEDED": TimedOut,
+    "CANCELLED": Cancelled,
+    # HTTP, where Triton answers a cancelled request with 400 too
+    "400": RefusedRequest,
+    "503": Unavailable,
+    "404": NoServer,
+    "504": TimedOut,
+}
+
+
+def of_code(code: str, message: str) -> SongstarterError:
+    """The error for a gRPC code or HTTP status and the server's message, brought onto one line."""
+    line = " ".join(message.split())
+    return _BY_CODE.get(code, RequestFailed)(line[:LONGEST_MESSAGE])

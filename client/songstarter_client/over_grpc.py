@@ -1,0 +1,44 @@
+"""gRPC: how to connect, and what its failures mean."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from songstarter_client.address import Address
+from songstarter_client.errors import NoServer, SongstarterError, Unavailable, of_code
+from songstarter_client.transport import Transport
+
+CHANNEL = [
+    # Eight songs of 30 s as WAV are 31 MB, and a melody may be 25 MB: no bound but Triton's own.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A server that starts while a caller waits is noticed within a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # As over HTTP: the address given is the one connected to, whatever http_proxy says.
+    ("grpc.enable_http_proxy", 0),
+]
+
+# What gRPC itself reports, as UNAVAILABLE, where there was no server to say anything.
+UNREACHED = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
+BROKEN_OFF = ("Socket closed", "Connection reset", "recvmsg", "Stream removed", "GOAWAY")
+
+
+def connect(address: Address) -> Transport:
+    client = triton.InferenceServerClient(str(address), channel_args=CHANNEL)
+    return Transport(triton, client, (InferenceServerException,), partial(_explained, address))
+
+
+def _explained(address: Address, failure: Exception) -> SongstarterError:
+    if not isinstance(failure, InferenceServerException):
+        raise TypeError(f"found {type(failure).__name__}, expected an InferenceServerException")
+    code = str(failure.status()).removeprefix("StatusCode.")
+    message = str(failure.message())
+    if code == "UNAVAILABLE" and message.startswith(UNREACHED):
+        return NoServer.of_another_protocol(address) if "Socket closed" in message else NoServer.at(address)
+    if code == "UNAVAILABLE" and message.startswith(BROKEN_OFF):
+        return Unavailable(f"the server at {address} ended the connection before it had answered")
+    return of_code(code, message)

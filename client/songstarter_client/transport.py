@@ -1,0 +1,74 @@
+"""One server spoken to over one protocol: tensors out, a song back, failures in this project's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from songstarter import contract
+from songstarter_client.address import Address
+from songstarter_client.errors import RequestFailed, SongstarterError
+from songstarter_client.fields import InputTensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The public model's outputs."""
+
+    output: tuple[bytes, ...]
+    seed: int
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Transport:
+    """tritonclient's module and asyncio client for one protocol, and how that protocol words its failures."""
+
+    triton: Any
+    client: Any
+    failures: tuple[type[Exception], ...]
+    explain: Callable[[Exception], SongstarterError]
+
+    async def infer(self, tensors: Sequence[InputTensor]) -> Answer:
+        wanted = [self.triton.InferRequestedOutput(tensor.name) for tensor in contract.OUTPUTS]
+        inputs = [self._input(tensor) for tensor in tensors]
+        try:
+            result = await self.client.infer(contract.PUBLIC_MODEL, inputs, outputs=wanted)
+        except self.failures as failure:
+            raise self.explain(failure) from failure
+        return _answer(result)
+
+    async def ready(self) -> bool:
+        try:
+            return bool(await self.client.is_model_ready(contract.PUBLIC_MODEL))
+        except self.failures as failure:
+            raise self.explain(failure) from failure
+
+    async def close(self) -> None:
+        await self.client.close()
+
+    def _input(self, tensor: InputTensor) -> Any:
+        sent = self.triton.InferInput(tensor.name, list(tensor.values.shape), tensor.datatype)
+        sent.set_data_from_numpy(tensor.values)
+        return sent
+
+
+def connect(address: Address) -> Transport:
+    """A transport to address, to be used and closed in the running event loop; nothing is sent yet."""
+    over: Any = import_module(f"songstarter_client.over_{address.protocol}")
+    transport: Transport = over.connect(address)
+    return transport
+
+
+def _answer(result: Any) -> Answer:
+    arrays = {tensor.name: result.as_numpy(tensor.name) for tensor in contract.OUTPUTS}
+    missing = [name for name, array in arrays.items() if array is None]
+    if missing:
+        raise RequestFailed(f"the answer holds no output {missing[0]!r}, expected were {', '.join(arrays)}")
+    return Answer(
+        output=tuple(arrays["output"].tolist()),
+        seed=int(arrays["seed"][0]),
+        sample_rate=int(arrays["sample_rate"][0]),
+    )
