@@ -1,0 +1,45 @@
+"""A take while it is made: what it begins from, how it is sampled, and the grid it fills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from songstarter.array import Array
+from songstarter.delay_pattern import DelayPattern, Grid
+from songstarter.errors import SongstarterError
+from songstarter.request import Sampling
+from songstarter.stages.decoder import Prefix
+
+Outcome = Array | SongstarterError
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What the variations of a request have in common: computed for the first, copied for the others.
+
+    ``opening`` is [codebook, frame], or None for a song from nothing.
+    """
+
+    prefix: Prefix
+    opening: Array | None
+    frames: int
+
+    def grid(self, pattern: DelayPattern) -> Grid:
+        return Grid(pattern, self.frames, self.opening)
+
+
+@dataclass(eq=False)
+class Take:
+    """One variation of a request on its way to an outcome: its frames, or the error that ended it."""
+
+    beginning: Beginning
+    sampling: Sampling
+    seed: int
+    variation: int
+    on_end: Callable[[Take, Outcome], None] = field(repr=False)
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Ask for the take to end; its slot is free at the next step."""
+        self.cancelled = True
