@@ -71,9 +71,11 @@ def test_reading_by_blocks_gives_what_reading_at_once_gives(kind: str) -> None:
     np.testing.assert_array_equal(read(data, max_seconds=30).samples, at_once)
 
 
+ID3_TAG = b"ID3\x03\x00\x00\x00\x00\x00\x0aTIT2\x00\x00\x00\x00\x00\x00"
+
+
 def test_an_mp3_with_a_tag_in_front_is_read() -> None:
-    tag = b"ID3\x03\x00\x00\x00\x00\x00\x0aTIT2\x00\x00\x00\x00\x00\x00"
-    assert read(tag + small_file("mp3"), max_seconds=30).channels == 2
+    assert read(ID3_TAG + small_file("mp3"), max_seconds=30).channels == 2
 
 
 def refusal(data: bytes, max_seconds: float = 30) -> str:
@@ -110,7 +112,7 @@ def test_an_empty_file_is_refused() -> None:
 def test_other_containers_are_refused_even_behind_a_tag(container: str) -> None:
     data = file_of(tones(100, 32_000), 32_000, container, "PCM_16")
     assert "do not decode" in refusal(data)
-    assert "do not decode" in refusal(b"ID3\x03\x00\x00\x00\x00\x00\x00" + data)
+    assert "do not decode" in refusal(ID3_TAG + data)
 
 
 def test_a_file_without_samples_is_refused() -> None:

@@ -66,6 +66,12 @@ def test_a_long_silence_does_not_make_music_read_quieter() -> None:
     assert lufs(with_rest) == pytest.approx(lufs(music), abs=0.7)
 
 
+def test_a_quiet_passage_does_not_make_music_read_quieter() -> None:
+    music, passage = sine(440, 0.25), sine(440, 0.01, seconds=8)  # 28 dB below: far from the absolute gate
+    both = Waveform(np.concatenate([music.samples, passage.samples], axis=1), RATE)
+    assert lufs(both) == pytest.approx(lufs(music), abs=0.7)
+
+
 def test_a_signal_shorter_than_a_block_is_measured_as_one_block() -> None:
     blip = sine(997, 0.5, seconds=0.1)
     assert lufs(blip) == pytest.approx(-9.08, abs=0.1)
@@ -99,6 +105,12 @@ def test_hot_takes_are_clipped_after_the_gain() -> None:
 def test_peak_puts_the_highest_sample_of_all_channels_at_minus_one_decibel() -> None:
     result = normalize(waveform([0.1, -0.2, 0.0], [0.05, 0.4, -0.1]), "peak").samples
     np.testing.assert_allclose(result, [[0.22281274, -0.44562547, 0], [0.11140637, 0.89125094, -0.22281274]], rtol=1e-6)
+
+
+def test_peak_lifts_even_the_faintest_take() -> None:
+    faintest = np.finfo(np.float32).smallest_subnormal
+    result = normalize(Waveform(np.array([[0, faintest]], np.float32), RATE), "peak").samples
+    np.testing.assert_allclose(result, [[0, 0.89125094]], rtol=1e-6)
 
 
 def test_clip_limits_at_minus_one_decibel_and_changes_nothing_else() -> None:
