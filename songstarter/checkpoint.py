@@ -15,6 +15,7 @@ from songstarter.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+FORGIVEN_FRAMES = 1e-3
 
 Family = Literal["melody", "text"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -99,6 +100,10 @@ class Checkpoint:
     @property
     def window_frames(self) -> int:
         return self.window_seconds * self.frames_per_second
+
+    def frames_in(self, seconds: float) -> int:
+        """Whole frames in so many seconds; what fp32 lost on the way (4.1 s came as 4.0999999) is forgiven."""
+        return int(seconds * self.frames_per_second + FORGIVEN_FRAMES)
 
     def write(self, repository: Path) -> Path:
         """Write ``manifest.json`` into the repository and return its path."""

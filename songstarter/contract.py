@@ -115,3 +115,11 @@ DECODER_OUTPUTS = (
     Tensor("variation", "INT32", (1,)),
     Tensor("codes", "INT32", (-1, -1)),  # [codebook, frame], the whole take
 )
+
+INNER_OUTPUTS: dict[str, tuple[Tensor, ...]] = {
+    TEXT_ENCODER: TEXT_ENCODER_OUTPUTS,
+    MELODY_ENCODER: MELODY_ENCODER_OUTPUTS,
+    CODEC_ENCODER: CODEC_ENCODER_OUTPUTS,
+    CODEC_DECODER: CODEC_DECODER_OUTPUTS,
+    DECODER: DECODER_OUTPUTS,
+}

@@ -94,6 +94,8 @@ def _shown(found: object) -> str:
     """A value as it may stand in a one-line message: short, printable, never a file's content."""
     if isinstance(found, bytes):
         return f"{len(found)} bytes"
+    if isinstance(found, float):
+        return f"{found:g}"
     text = found if isinstance(found, Description) else repr(found)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -72,8 +72,10 @@ class Request:
     encoding: str
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], *, max_duration: float) -> Request:
+    def parse(cls, values: Mapping[str, Any], *, shortest: float, longest: float) -> Request:
         """Make a request of plain values by the names of ``contract.FIELDS``; absent ones take their default.
+
+        ``shortest`` and ``longest`` bound the duration, in seconds.
 
         Raises:
             InvalidRequest: a value is not allowed; the message names the field.
@@ -87,7 +89,7 @@ class Request:
             audio=given["input_audio"],
             continuation=given["continuation"],
             slice=Slice(given["continuation_start"], None if end == TO_THE_END else end),
-            duration=_duration(given["duration"], max_duration),
+            duration=_duration(given["duration"], shortest, longest),
             normalization=_one_of("normalization_strategy", given["normalization_strategy"], NORMALIZATIONS),
             sampling=Sampling(given["temperature"], given["top_k"], given["top_p"], given["classifier_free_guidance"]),
             audio_format=_one_of("output_format", given["output_format"], FORMATS),
@@ -123,9 +125,9 @@ def _prompt(text: str) -> str:
     return text
 
 
-def _duration(seconds: float, longest: float) -> float:
-    if not 0 < seconds <= longest:  # False for NaN too
-        raise InvalidRequest("duration", seconds, f"more than 0 and at most {longest:g} seconds")
+def _duration(seconds: float, shortest: float, longest: float) -> float:
+    if not shortest <= seconds <= longest:  # False for NaN too
+        raise InvalidRequest("duration", seconds, f"{shortest:g} to {longest:g} seconds")
     return seconds
 
 

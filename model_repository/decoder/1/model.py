@@ -1,0 +1,66 @@
+"""Triton's verbs for the decoder: songstarter.engine does the work, this file carries tensors in and out."""
+
+import json
+import queue
+import threading
+from pathlib import Path
+
+import triton_python_backend_utils as pb_utils
+
+from songstarter.engine.order import OrderDesk, outputs
+from songstarter.errors import SongstarterError
+from songstarter.faces.replies import to_inner_wire
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class TritonPythonModel:
+    """Decoupled: one response for each take, when it ends. Sending has a thread of its own, since every call into
+    Triton costs a good part of a decode step."""
+
+    def initialize(self, args):
+        settings = {
+            key: int(value["string_value"]) for key, value in json.loads(args["model_config"])["parameters"].items()
+        }
+        try:
+            self._desk = OrderDesk(Path(args["model_repository"]).parent, **settings)
+        except SongstarterError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        self._outbox = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send_all, name="sender", daemon=True)
+        self._sender.start()
+
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                inputs = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
+                self._desk.accept(inputs, lambda response, sender=sender: self._outbox.put((sender, response)))
+            except Exception as error:
+                sender.send(_failure(error), flags=FINAL)
+
+    def finalize(self):
+        self._desk.close()
+        self._outbox.put(None)
+        self._sender.join(timeout=5)
+
+    def _send_all(self):
+        while (item := self._outbox.get()) is not None:
+            sender, response = item
+            try:
+                sender.send(_reply(response), flags=FINAL if response.last else 0)
+            except Exception as error:  # the caller may be gone; the others must still be served
+                pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
+
+
+def _reply(response):
+    if isinstance(response.outcome, SongstarterError):
+        return _failure(response.outcome)
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs(response).items()])
+
+
+def _failure(error):
+    if not isinstance(error, SongstarterError):
+        pb_utils.Logger.log_error(f"decoder: {type(error).__name__}: {error}")
+    code, message = to_inner_wire(error)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))

@@ -1,0 +1,150 @@
+"""From a request to what the decoder starts from: prefix, its null twin, and the opening.
+
+    melody family   prefix  [235 chroma | text]     null  [235 chroma of silence | zeros]     (spec 2.6, 3.3)
+    text family     prefix  [text]                  null  [zeros]
+
+With ``continuation`` the audio becomes the opening and the melody is null; otherwise it is the melody.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from songstarter.array import Array
+from songstarter.audio_file import file_bytes, read
+from songstarter.checkpoint import Checkpoint, Melody
+from songstarter.contract import CODEC_ENCODER, MELODY_ENCODER, TEXT_ENCODER
+from songstarter.errors import CheckpointError, Description, InvalidRequest
+from songstarter.faces.stages import Stages
+from songstarter.request import Request
+from songstarter.resample import resample
+from songstarter.waveform import Waveform
+
+TOKENIZER = Path("songstarter/1/tokenizer.json")
+MAX_AUDIO_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """``prefix`` and ``null_prefix`` are [position, hidden]; ``opening`` is [codebook, frame] or None."""
+
+    prefix: Array
+    null_prefix: Array
+    opening: Array | None
+
+
+class Conditioner:
+    """Turns requests into conditions by way of the encoders."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, tokenizer: Tokenizer, stages: Stages, *, max_audio_seconds: float
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._tokenizer = tokenizer
+        self._stages = stages
+        self._max_audio_seconds = max_audio_seconds
+
+    def condition(self, request: Request) -> Conditions:
+        """Encode the prompt and the audio.
+
+        Raises:
+            InvalidRequest: the prompt is too long, or the audio cannot be used as asked.
+        """
+        text = self._text(request.prompt)
+        silence = np.zeros_like(text)
+        clip = self._clip(request)
+        opening = self._opening(clip, request) if clip and request.continuation else None
+        if self._checkpoint.melody is None:
+            self._refuse_melody(clip, request)
+            return Conditions(text, silence, opening)
+        follows = clip is not None and not request.continuation
+        melody = self._melody(clip, self._checkpoint.melody) if clip and follows else self._null_melody
+        return Conditions(np.concatenate([melody, text]), np.concatenate([self._null_melody, silence]), opening)
+
+    def _text(self, prompt: str) -> Array:
+        """Text embeddings [token, hidden]; an empty prompt is one zero vector, as the original's mask makes it."""
+        if not prompt:
+            return np.zeros((1, self._checkpoint.decoder.hidden), np.float32)
+        tokens = self._tokens(prompt)
+        padded = -len(tokens) % self._checkpoint.text.pad_to
+        ids = np.pad(tokens, (0, padded), constant_values=self._checkpoint.text.pad_token)
+        mask = np.pad(np.ones_like(tokens), (0, padded))
+        outputs = self._stages.run(TEXT_ENCODER, {"input_ids": ids[None], "attention_mask": mask[None]})
+        return outputs["embeddings"][0, : len(tokens)]
+
+    def _tokens(self, prompt: str) -> Array:
+        facts = self._checkpoint.text
+        ids = self._tokenizer.encode(prompt).ids
+        if ids[-1:] != [facts.end_token]:
+            ids.append(facts.end_token)
+        if len(ids) > facts.max_tokens:
+            raise InvalidRequest("prompt", Description(f"{len(ids)} tokens"), f"at most {facts.max_tokens} tokens")
+        return np.array(ids, np.int64)
+
+    def _clip(self, request: Request) -> Waveform | None:
+        """The part of input_audio that the request names, at the file's own rate."""
+        if request.audio is None:
+            return None
+        data = file_bytes(request.audio, max_bytes=MAX_AUDIO_BYTES)
+        whole = read(data, max_seconds=self._max_audio_seconds)
+        clip = whole.slice_seconds(request.slice.start, request.slice.end)
+        if clip.length == 0:
+            found = Description(f"{request.slice.start:g} in a clip of {whole.seconds:.3g} s, which leaves nothing")
+            raise InvalidRequest("continuation_start", found, "a start before the clip's end")
+        return clip
+
+    def _melody(self, clip: Waveform, facts: Melody) -> Array:
+        """Chroma embeddings [chroma frame, hidden] of a clip, or of as much of it as a window can show."""
+        rate = self._checkpoint.sample_rate
+        seen = clip.slice_seconds(0, facts.samples / rate + 1)
+        samples = resample(seen, rate).mono().samples[:, : facts.samples]
+        return self._encode_melody(samples, facts)
+
+    @cached_property
+    def _null_melody(self) -> Array:
+        """What a request without a melody gets: the embeddings of one zero sample, the same for all (spec 2.6)."""
+        if self._checkpoint.melody is None:
+            raise CheckpointError("a text checkpoint has no melody, not even a null one")
+        return self._encode_melody(np.zeros((1, 1), np.float32), self._checkpoint.melody)
+
+    def _encode_melody(self, samples: Array, facts: Melody) -> Array:
+        padded = np.pad(samples, ((0, 0), (0, facts.samples - samples.shape[1])))
+        count = np.array([[samples.shape[1]]], np.int64)
+        embeddings: Array = self._stages.run(MELODY_ENCODER, {"waveform": padded, "samples": count})["embeddings"][0]
+        return embeddings
+
+    def _opening(self, clip: Waveform, request: Request) -> Array:
+        """The clip's codes [codebook, frame], channels interleaved: L0, R0, L1, R1 ... (spec 2.10)."""
+        checkpoint = self._checkpoint
+        waveform = resample(clip, checkpoint.sample_rate).with_channels(checkpoint.channels)
+        frames = math.ceil(waveform.length / checkpoint.samples_per_frame)
+        if not 0 < frames < checkpoint.frames_in(request.duration):
+            found = Description(f"{request.duration:g} s, and an opening of {clip.seconds:.3g} s to continue")
+            allowed = "more than the opening lasts: ask for a longer song, or cut the opening with continuation_end"
+            raise InvalidRequest("duration", found, allowed)
+        block = checkpoint.codec.block_frames * checkpoint.samples_per_frame
+        padded = np.pad(waveform.samples, ((0, 0), (0, -waveform.length % block)))
+        samples = np.full((checkpoint.channels, 1), waveform.length, np.int64)
+        codes = self._stages.run(CODEC_ENCODER, {"waveform": padded, "samples": samples})["codes"]
+        opening: Array = codes[:, :, :frames].transpose(1, 0, 2).reshape(checkpoint.codebooks, frames)
+        return opening
+
+    def _refuse_melody(self, clip: Waveform | None, request: Request) -> None:
+        if clip is not None and not request.continuation:
+            found = Description("audio to take a melody from")
+            allowed = f"nothing, or continuation=true: {self._checkpoint.name} follows text alone"
+            raise InvalidRequest("input_audio", found, allowed)
+
+
+def load_tokenizer(repository: Path) -> Tokenizer:
+    """The tokenizer that was exported beside the graphs."""
+    try:
+        return Tokenizer.from_file(str(repository / TOKENIZER))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise CheckpointError(f"{TOKENIZER} cannot be read ({error}): export again") from error

@@ -1,0 +1,78 @@
+"""The public model's work on one request: parse, condition, decode, render."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from songstarter.array import Array
+from songstarter.checkpoint import Checkpoint
+from songstarter.errors import TakeFailed
+from songstarter.faces.conditioning import Conditioner, Conditions, load_tokenizer
+from songstarter.faces.rendering import Renderer
+from songstarter.faces.stages import Stages, Tensors
+from songstarter.request import Request
+
+
+class Face:
+    """Answers requests with files; it holds no state of any of them, so many may be under way at once."""
+
+    def __init__(
+        self, repository: Path, stages: Stages, *, max_duration: float = 30.0, max_audio_seconds: float = 600.0
+    ) -> None:
+        """Read the exported repository.
+
+        Raises:
+            CheckpointError: it is not complete.
+        """
+        self._checkpoint = Checkpoint.read(repository)
+        self._stages = stages
+        self._max_duration = min(max_duration, self._checkpoint.window_seconds)
+        self._conditioner = Conditioner(
+            self._checkpoint, load_tokenizer(repository), stages, max_audio_seconds=max_audio_seconds
+        )
+        self._renderer = Renderer(self._checkpoint, stages)
+
+    def answer(self, values: Mapping[str, Any]) -> Tensors:
+        """The outputs of ``contract.OUTPUTS`` for plain values by the names of ``contract.FIELDS``.
+
+        Raises:
+            SongstarterError: one of its leaves; InvalidRequest where the caller can mend it.
+        """
+        request = self._parse(values)
+        conditions = self._conditioner.condition(request)
+        files = {
+            int(response["variation"].item()): self._renderer.file(response["codes"], request)
+            for response in self._stages.decode(self._order(request, conditions))
+        }
+        if len(files) != request.variations:
+            raise TakeFailed(f"the decoder sent {len(files)} takes of {request.variations}")
+        return {
+            "output": np.array([files[variation] for variation in sorted(files)], dtype=object),
+            "seed": np.array([request.seed], np.int64),
+            "sample_rate": np.array([self._checkpoint.sample_rate], np.int32),
+        }
+
+    def _parse(self, values: Mapping[str, Any]) -> Request:
+        one_frame = 1 / self._checkpoint.frames_per_second
+        return Request.parse(values, shortest=one_frame, longest=self._max_duration)
+
+    def _order(self, request: Request, conditions: Conditions) -> dict[str, Array]:
+        """The decoder's inputs (``contract.DECODER_INPUTS``)."""
+        sampling = request.sampling
+        frames = self._checkpoint.frames_in(request.duration)
+        order = {
+            "prefix": conditions.prefix,
+            "null_prefix": conditions.null_prefix,
+            "frames": np.array([frames], np.int32),
+            "variations": np.array([request.variations], np.int32),
+            "seed": np.array([request.seed], np.int64),
+            "temperature": np.array([sampling.temperature], np.float32),
+            "top_k": np.array([sampling.top_k], np.int32),
+            "top_p": np.array([sampling.top_p], np.float32),
+            "guidance": np.array([sampling.guidance], np.float32),
+        }
+        return order if conditions.opening is None else order | {"opening": conditions.opening.astype(np.int32)}
