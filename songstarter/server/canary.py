@@ -1,0 +1,135 @@
+"""Small real inferences that prove that a model still answers; Triton's own health endpoints do not.
+
+A canary is data: a model, a request that costs next to nothing, and the status that an answer has. To watch
+another model, or the same with another request, add a row to ``canaries``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songstarter import contract
+from songstarter.checkpoint import Checkpoint
+from songstarter.contract import Tensor
+from songstarter.server import wire
+
+WIRE_TYPES = {"STRING": "BYTES"}  # a config.pbtxt's STRING is BYTES on the wire
+NUMPY_TYPES = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Body:
+    """An inference request in Triton's binary form: a JSON head and the tensors' bytes behind it."""
+
+    head: bytes
+    data: bytes
+
+    @classmethod
+    def of(cls, *tensors: tuple[Tensor, Array]) -> Body:
+        arrays = [array.astype(NUMPY_TYPES[tensor.datatype]) for tensor, array in tensors]
+        inputs = [
+            {
+                "name": tensor.name,
+                "shape": array.shape,
+                "datatype": WIRE_TYPES.get(tensor.datatype, tensor.datatype),
+                "parameters": {"binary_data_size": array.nbytes},
+            }
+            for (tensor, _), array in zip(tensors, arrays, strict=True)
+        ]
+        head = {"inputs": inputs, "parameters": {"binary_data_output": True}}
+        return cls(json.dumps(head).encode(), b"".join(array.tobytes() for array in arrays))
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A request to one model, and the HTTP status that it answers while it is well."""
+
+    model: str
+    body: Body
+    answers: int = 200
+
+    def ask(self, port: int, timeout: float) -> str | None:
+        """Send the request; None when it was answered as it should be, else one sentence."""
+        headers = {HEADER_LENGTH: str(len(self.body.head)), "Content-Type": "application/octet-stream"}
+        content = self.body.head + self.body.data
+        try:
+            status, answer = wire.ask(
+                port, "POST", f"/v2/models/{self.model}/infer", body=content, headers=headers, timeout=timeout
+            )
+        except TimeoutError:
+            return f"{self.model} has not answered a test request for {timeout:.0f} s"
+        except OSError as error:
+            return f"{self.model} could not be asked a test request ({error})"
+        if status == self.answers:
+            return None
+        return f"{self.model} answered a test request with status {status} instead of {self.answers}: {said(answer)}"
+
+
+def said(answer: bytes) -> str:
+    """Triton's error message, short, or what stands in its place."""
+    try:
+        message = json.loads(answer)["error"]
+    except (ValueError, KeyError, TypeError):
+        message = f"{len(answer)} bytes"
+    return " ".join(str(message).split())[:200]
+
+
+def canaries(checkpoint: Checkpoint) -> tuple[Canary, ...]:
+    """One for each loaded model that has a row below."""
+    return tuple(_ROWS[model](checkpoint) for model in checkpoint.models if model in _ROWS)
+
+
+def _text_encoder(checkpoint: Checkpoint) -> Canary:
+    tokens = np.full((1, checkpoint.text.pad_to), checkpoint.text.pad_token)
+    tokens[0, 0] = checkpoint.text.end_token
+    mask = np.zeros_like(tokens)
+    mask[0, 0] = 1
+    ids, attention = contract.TEXT_ENCODER_INPUTS
+    return Canary(contract.TEXT_ENCODER, Body.of((ids, tokens), (attention, mask)))
+
+
+def _melody_encoder(checkpoint: Checkpoint) -> Canary:
+    length = checkpoint.melody.samples if checkpoint.melody else 1
+    waveform, samples = contract.MELODY_ENCODER_INPUTS
+    return Canary(
+        contract.MELODY_ENCODER, Body.of((waveform, np.zeros((1, length))), (samples, np.full((1, 1), length)))
+    )
+
+
+def _codec_encoder(checkpoint: Checkpoint) -> Canary:
+    length = checkpoint.codec.block_frames * checkpoint.samples_per_frame
+    waveform, samples = contract.CODEC_ENCODER_INPUTS
+    return Canary(
+        contract.CODEC_ENCODER, Body.of((waveform, np.zeros((1, length))), (samples, np.full((1, 1), length)))
+    )
+
+
+def _codec_decoder(checkpoint: Checkpoint) -> Canary:
+    block = checkpoint.codec.block_frames
+    codes, frames = contract.CODEC_DECODER_INPUTS
+    silence = np.zeros((1, checkpoint.codec.codebooks, block))
+    return Canary(contract.CODEC_DECODER, Body.of((codes, silence), (frames, np.full((1, 1), block))))
+
+
+def _public_model(checkpoint: Checkpoint) -> Canary:
+    """A duration that is refused: the model's process answers, and no song is made."""
+    (duration,) = (field.tensor for field in contract.FIELDS if field.name == "duration")
+    return Canary(contract.PUBLIC_MODEL, Body.of((duration, np.array([-1.0]))), answers=400)
+
+
+# The decoder has none: it streams, which plain HTTP inference cannot ask for, and its process is watched.
+_ROWS: dict[str, Callable[[Checkpoint], Canary]] = {
+    contract.TEXT_ENCODER: _text_encoder,
+    contract.MELODY_ENCODER: _melody_encoder,
+    contract.CODEC_ENCODER: _codec_encoder,
+    contract.CODEC_DECODER: _codec_decoder,
+    contract.PUBLIC_MODEL: _public_model,
+}

@@ -1,0 +1,69 @@
+"""``songstarter serve``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Start Triton on loopback with the exported checkpoint and keep it running."
+    parser.add_argument(
+        "--repository", type=Path, default=Path("model_repository"), help="what `songstarter export` wrote into"
+    )
+    parser.add_argument("--http-port", type=port, default=8000, metavar="PORT")
+    parser.add_argument("--grpc-port", type=port, default=8001, metavar="PORT")
+    parser.add_argument("--metrics-port", type=port, default=8002, metavar="PORT")
+    parser.add_argument(
+        "--exit-timeout", type=int, default=60, metavar="SECONDS", help="what requests in flight get at the end"
+    )
+    parser.add_argument(
+        "--start-timeout", type=float, default=600.0, metavar="SECONDS", help="what loading the models may take"
+    )
+    parser.add_argument("--run-directory", type=Path, default=Path("run"), help="where Triton's log is kept")
+    parser.add_argument("--verbose", action="store_true", help="show Triton's log too")
+
+
+def port(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 65536:
+        raise argparse.ArgumentTypeError(f"found {number}, allowed is 1 to 65535")
+    return number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal; 0 after a clean stop, 1 where requests in flight were lost.
+
+    Raises:
+        CheckpointError, ServerError: in one sentence, for the caller to show.
+    """
+    from songstarter.checkpoint import Checkpoint
+    from songstarter.server.canary import canaries
+    from songstarter.server.launch import Ports
+    from songstarter.server.server import Server
+    from songstarter.server.supervise import Supervisor
+
+    def new_server() -> Server:
+        return Server(
+            args.repository,
+            Ports(args.http_port, args.grpc_port, args.metrics_port),
+            args.run_directory,
+            exit_timeout=args.exit_timeout,
+            start_timeout=args.start_timeout,
+            verbose=args.verbose,
+            tell=tell,
+        )
+
+    def ready(server: Server) -> None:
+        tell(f"ready: HTTP {server.http_url}, gRPC {server.grpc_url}, metrics {server.metrics_url}")
+
+    watched = canaries(Checkpoint.read(args.repository))
+    tell(f"starting Triton; its log is {args.run_directory}/tritonserver-{args.http_port}.log")
+    clean = Supervisor(new_server, watched, tell, ready=ready).run()
+    tell("stopped" if clean else "stopped before every request in flight was answered")
+    return 0 if clean else 1
+
+
+def tell(line: str) -> None:
+    print(f"songstarter: {line}", file=sys.stderr, flush=True)

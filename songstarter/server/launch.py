@@ -1,0 +1,115 @@
+"""The command line, environment and addresses of one tritonserver."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from songstarter.checkpoint import Checkpoint
+from songstarter.errors import PortInUse
+from songstarter.server.backends import Installation
+from songstarter.server.libraries import library_path
+
+ADDRESS = "127.0.0.1"
+MIB = 2**20
+# Each Python process gets a region of /dev/shm that grows and never shrinks; Docker's default is 64 MiB for all.
+REGION_BYTES = 4 * MIB
+REGION_GROWTH_BYTES = 8 * MIB
+STUB_TIMEOUT = 600  # seconds that Triton lets a Python model's initialize take; its own 30 are short for a decoder
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The three ports of a server; on the command line --http-port, --grpc-port and --metrics-port."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    def check_free(self) -> None:
+        """Raise PortInUse where another process listens, or where two of the three are one."""
+        taken: dict[int, str] = {}
+        for flag, port in vars(self).items():
+            if port in taken:
+                raise PortInUse(f"port {port} is given to both --{taken[port]}-port and --{flag}-port: choose two")
+            taken[port] = flag
+            if not is_free(port):
+                raise PortInUse(f"port {port} of {ADDRESS} is in use: choose another with --{flag}-port")
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # connections that linger after a server's end do not count, a listener does
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ADDRESS, port))
+        except OSError:
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of one server."""
+
+    installation: Installation
+    repository: Path
+    checkpoint: Checkpoint
+    ports: Ports
+    exit_timeout: int  # seconds that requests in flight get once the server is asked to stop
+    region_prefix: str  # of the names in /dev/shm, this server's alone
+
+    @property
+    def command(self) -> list[str]:
+        return [
+            str(self.installation.executable),
+            f"--model-repository={self.repository.resolve()}",
+            f"--backend-directory={str(self.installation.backends.resolve()).rstrip('/')}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={model}" for model in self.checkpoint.models),
+            "--disable-auto-complete-config",
+            f"--exit-timeout-secs={self.exit_timeout}",
+            *self.addresses,
+            *self.python_processes,
+            *self.without_gpu,
+        ]
+
+    @property
+    def addresses(self) -> list[str]:
+        return [
+            flag
+            for name, port in vars(self.ports).items()
+            for flag in (f"--{name}-address={ADDRESS}", f"--{name}-port={port}")
+        ]
+
+    @property
+    def python_processes(self) -> list[str]:
+        settings = {
+            "shm-region-prefix-name": self.region_prefix,
+            "shm-default-byte-size": REGION_BYTES,
+            "shm-growth-byte-size": REGION_GROWTH_BYTES,
+            "stub-timeout-seconds": STUB_TIMEOUT,
+        }
+        return [f"--backend-config=python,{key}={value}" for key, value in settings.items()]
+
+    @property
+    def without_gpu(self) -> list[str]:
+        return [] if self.on_gpu else ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """This process's environment, changed where Triton would take another Python or an unwanted GPU."""
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+        changed = {"PATH": path}  # a stub is the first python3 in PATH, and ignores PYTHONPATH
+        if self.installation.library_directory is not None:
+            changed["LD_LIBRARY_PATH"] = library_path(self.installation.library_directory)
+        if not self.on_gpu:
+            changed["CUDA_VISIBLE_DEVICES"] = ""  # so that KIND_AUTO is the CPU for graphs exported for it
+        return os.environ | changed
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.checkpoint.decoder.device == "cuda"

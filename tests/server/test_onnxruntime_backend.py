@@ -1,0 +1,115 @@
+"""The project's Python-based backend under a real Triton."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from tiny_repository import LOOKUP, add_lookup, look_up, refusal, write_manifest
+
+from songstarter.errors import ModelNotLoaded
+from songstarter.server.launch import Ports
+from songstarter.server.server import Server
+
+pytestmark = pytest.mark.triton
+
+PORTS = Ports(8110, 8111, 8112)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    repository = tmp_path_factory.mktemp("repository")
+    add_lookup(repository)
+    write_manifest(repository, ["lookup"])
+    with Server(repository, PORTS, tmp_path_factory.mktemp("run")) as running:
+        yield running
+
+
+def executions(server: Server) -> tuple[int, int]:
+    """How many inferences were made, in how many calls of the backend."""
+    with urlopen(f"{server.http_url}/v2/models/lookup/stats") as answer:
+        (stats,) = json.load(answer)["model_stats"]
+    return int(stats["inference_count"]), int(stats["execution_count"])
+
+
+def ask_all(server: Server, questions: list[list[int]]) -> list[list[float] | HTTPError]:
+    """Every question at the same time."""
+
+    def ask(index: list[int]) -> list[float] | HTTPError:
+        try:
+            return look_up(server.http_url, index)
+        except HTTPError as error:
+            return error
+
+    with ThreadPoolExecutor(len(questions)) as pool:
+        return list(pool.map(ask, questions))
+
+
+def test_concurrent_requests_share_executions(server: Server) -> None:
+    made, calls = executions(server)
+    answers = ask_all(server, [[i % 10, 9] for i in range(16)])
+    assert answers == [[10.0 * (i % 10), 90.0] for i in range(16)]
+    made, calls = executions(server)[0] - made, executions(server)[1] - calls
+    assert made == 16
+    assert calls <= 8
+
+
+def test_a_bad_request_in_a_batch_fails_alone(server: Server) -> None:
+    _, calls = executions(server)
+    answers = ask_all(server, [[1], [2], [10], [3], [4], [5], [6], [7]])
+    bad = answers.pop(2)
+    assert executions(server)[1] - calls <= 4
+    assert answers == [[10.0], [20.0], [30.0], [40.0], [50.0], [60.0], [70.0]]
+    assert isinstance(bad, HTTPError)
+    assert bad.code == 400
+    message = refusal(bad)
+    assert "out of data bounds" in message
+    assert "/" not in message
+    assert "\n" not in message
+
+
+def test_requests_of_different_lengths_are_all_answered(server: Server) -> None:
+    assert ask_all(server, [[1], [1, 2], [3], [4, 5, 6]]) == [[10.0], [10.0, 20.0], [30.0], [40.0, 50.0, 60.0]]
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (LOOKUP.replace('"value"', '"values"'), "output 'values' .* absent in the graph"),
+        (LOOKUP.replace("TYPE_INT64", "TYPE_INT32"), "input 'index' is .*TYPE_INT32.* config.pbtxt and .*TYPE_INT64"),
+        (LOOKUP.replace("max_batch_size: 16", "max_batch_size: 0").split("dynamic")[0], r"\[-1\].*\[-1, -1\]"),
+    ],
+)
+def test_a_config_that_does_not_describe_the_graph_is_refused(tmp_path: Path, config: str, reason: str) -> None:
+    add_lookup(tmp_path)
+    (tmp_path / "lookup" / "config.pbtxt").write_text(config)
+    refused(tmp_path, reason)
+
+
+def test_a_broken_graph_is_refused_without_its_path(tmp_path: Path) -> None:
+    add_lookup(tmp_path)
+    (tmp_path / "lookup" / "1" / "model.onnx").write_text("no graph")
+    refused(tmp_path, "model.onnx cannot be opened: .*[Pp]rotobuf")
+
+
+def test_a_missing_graph_is_refused_with_the_way_to_get_it(tmp_path: Path) -> None:
+    add_lookup(tmp_path)
+    (tmp_path / "lookup" / "1" / "model.onnx").unlink()
+    refused(tmp_path, "model.onnx of lookup is missing: export")
+
+
+def refused(repository: Path, reason: str) -> None:
+    """Starting a server says within seconds, in one sentence, why the model did not load."""
+    write_manifest(repository, ["lookup"])
+    started = time.monotonic()
+    with pytest.raises(ModelNotLoaded, match=f"lookup did not load: .*{reason}") as refusal:
+        Server(repository, Ports(8120, 8121, 8122), repository / "run").start()
+    assert time.monotonic() - started < 10
+    assert "\n" not in str(refusal.value)
+    assert str(repository) not in str(refusal.value)
