@@ -1,0 +1,273 @@
+"""The engine on a decoder whose logits are known: who joins, who leaves, and whose trouble is whose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from songstarter.array import Array
+from songstarter.delay_pattern import DelayPattern
+from songstarter.engine.engine import Engine
+from songstarter.engine.service import EngineService
+from songstarter.engine.take import Beginning, Outcome, Take
+from songstarter.errors import Cancelled, SongstarterError, TakeFailed, Unavailable
+from songstarter.request import Sampling
+from songstarter.stages.decoder import Prefix
+
+VOCABULARY = 64
+PATTERN = DelayPattern((0, 0, 1, 1), special=VOCABULARY)
+GREEDY = Sampling(temperature=0)
+
+
+class CountingDecoder:
+    """A small real decoder: its memory is one number a slot, its logits a function of it and the last column.
+
+    So any mix-up of slots, lengths or columns changes the tokens that come out.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.memory = np.zeros(slots)
+        self.begun = 0
+        self.steps = 0
+        self.poisoned: set[float] = set()
+
+    def begin(self, slot: int, prefix: Prefix, columns: Array) -> tuple[Array, int]:
+        if prefix.guided[0, 0] < 0:
+            raise ValueError("a prefix that cannot be")
+        self.begun += 1
+        self.memory[slot] = prefix.guided[0, 0]
+        return self._logits(self.memory[slot], columns[:, -1]), prefix.positions + columns.shape[1]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self.memory[target] = self.memory[source]
+
+    def step(self, columns: Array, lengths: Array) -> Array:
+        self.steps += 1
+        return np.stack([self._logits(*pair) for pair in zip(self.memory, columns, strict=False)])
+
+    def _logits(self, memory: float, column: Array) -> Array:
+        peaks = (int(memory) * 7 + column + np.arange(len(column))) % VOCABULARY
+        logits = np.tile(np.eye(VOCABULARY, dtype=np.float32)[peaks], (2, 1, 1))
+        return np.full_like(logits, np.nan) if memory in self.poisoned else logits
+
+
+class Ends:
+    """Collects outcomes, as a take's ``on_end``."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[Take, Outcome] = {}
+
+    def __call__(self, take: Take, outcome: Outcome) -> None:
+        assert take not in self.outcomes, "a take ends once"
+        self.outcomes[take] = outcome
+
+    def error(self, take: Take) -> SongstarterError:
+        outcome = self.outcomes[take]
+        assert isinstance(outcome, SongstarterError)
+        return outcome
+
+    def frames(self, take: Take) -> list[list[int]]:
+        outcome = self.outcomes[take]
+        assert isinstance(outcome, np.ndarray)
+        return outcome.tolist()
+
+
+def beginning(song: float, frames: int = 10) -> Beginning:
+    prefix = np.full((3, 2), song, np.float32)
+    return Beginning(Prefix(prefix, np.zeros_like(prefix)), None, frames)
+
+
+def make_take(song: float, ends: Ends, *, frames: int = 10, sampling: Sampling = GREEDY, seed: int = 0) -> Take:
+    return Take(beginning(song, frames), sampling, seed, 0, ends)
+
+
+def run(engine: Engine, bound: int = 1000) -> None:
+    for _ in range(bound):
+        if engine.idle:
+            return
+        engine.step()
+    pytest.fail(f"the engine was not idle after {bound} steps")
+
+
+def solo(song: float, **settings: object) -> list[list[int]]:
+    ends = Ends()
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    take = make_take(song, ends, **settings)  # type: ignore[arg-type]
+    engine.submit([take])
+    run(engine)
+    return ends.frames(take)
+
+
+def test_takes_that_join_and_leave_at_different_steps_get_what_they_would_get_alone() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(3), PATTERN, max_waiting=100)
+    lengths = [7, 30, 12, 5, 18, 9, 3, 25]
+    sampling = Sampling(top_k=0, temperature=2.0)
+    takes = [make_take(song, ends, frames=n, sampling=sampling, seed=song) for song, n in enumerate(lengths, 1)]
+    for take in takes:
+        engine.submit([take])
+        engine.step()
+        engine.step()
+    run(engine)
+    for song, (take, n) in enumerate(zip(takes, lengths, strict=True), 1):
+        assert ends.frames(take) == solo(song, frames=n, sampling=sampling, seed=song)
+
+
+def test_variations_share_one_beginning() -> None:
+    ends = Ends()
+    decoder = CountingDecoder(4)
+    engine = Engine(decoder, PATTERN, max_waiting=8)
+    shared = beginning(5)
+    sampling = Sampling(top_k=0)
+    takes = [Take(shared, sampling, 1, variation, ends) for variation in range(4)]
+    engine.submit(takes)
+    run(engine)
+    assert decoder.begun == 1
+    assert decoder.memory.tolist() == [5, 5, 5, 5]
+    assert len({str(ends.frames(take)) for take in takes}) == 4
+
+
+def test_a_beginning_is_computed_again_when_no_slot_holds_it_any_more() -> None:
+    ends = Ends()
+    decoder = CountingDecoder(1)
+    engine = Engine(decoder, PATTERN, max_waiting=8)
+    shared = beginning(5)
+    takes = [Take(shared, GREEDY, 1, variation, ends) for variation in range(2)]
+    engine.submit(takes)
+    run(engine)
+    assert decoder.begun == 2
+    assert ends.frames(takes[0]) == ends.frames(takes[1]) == solo(5)
+
+
+def test_at_most_one_beginning_is_computed_a_step() -> None:
+    ends = Ends()
+    decoder = CountingDecoder(8)
+    engine = Engine(decoder, PATTERN, max_waiting=8)
+    for song in range(1, 5):
+        engine.submit([make_take(song, ends)])
+    for count in range(1, 5):
+        engine.step()
+        assert decoder.begun == count
+
+
+def test_a_cancelled_take_frees_its_slot_at_the_next_step() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    playing, waiting = make_take(1, ends, frames=500), make_take(2, ends)
+    engine.submit([playing])
+    engine.submit([waiting])
+    engine.step()
+    playing.cancel()
+    engine.step()
+    assert isinstance(ends.error(playing), Cancelled)
+    run(engine)
+    assert ends.frames(waiting) == solo(2)
+
+
+def test_a_take_cancelled_while_it_waits_never_begins() -> None:
+    ends = Ends()
+    decoder = CountingDecoder(1)
+    engine = Engine(decoder, PATTERN, max_waiting=8)
+    first, second = make_take(1, ends), make_take(2, ends)
+    engine.submit([first])
+    engine.submit([second])
+    engine.step()
+    second.cancel()
+    run(engine)
+    assert isinstance(ends.error(second), Cancelled)
+    assert decoder.begun == 1
+
+
+def test_logits_that_are_no_numbers_end_their_take_alone() -> None:
+    ends = Ends()
+    decoder = CountingDecoder(4)
+    engine = Engine(decoder, PATTERN, max_waiting=8)
+    well, ill = make_take(1, ends), make_take(2, ends)
+    engine.submit([well])
+    engine.submit([ill])
+    engine.step()
+    engine.step()
+    decoder.poisoned.add(2.0)
+    run(engine)
+    assert isinstance(ends.error(ill), TakeFailed)
+    assert ends.frames(well) == solo(1)
+
+
+def test_a_take_that_cannot_begin_fails_alone() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    ill, well = make_take(-1, ends), make_take(1, ends)
+    engine.submit([ill])
+    engine.submit([well])
+    run(engine)
+    assert "a prefix that cannot be" in str(ends.error(ill))
+    assert ends.frames(well) == solo(1)
+
+
+def test_a_request_that_does_not_fit_the_queue_is_refused_whole() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=3)
+    engine.submit([make_take(1, ends), make_take(1, ends)])
+    with pytest.raises(Unavailable, match="2 takes wait already, 2 more would exceed the bound of 3"):
+        engine.submit([make_take(2, ends), make_take(2, ends)])
+    run(engine)
+    assert len(ends.outcomes) == 2
+
+
+def test_an_opening_stands_at_the_head_of_the_song() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    opening = np.arange(12).reshape(4, 3)
+    prefix = np.ones((3, 2), np.float32)
+    take = Take(Beginning(Prefix(prefix, prefix), opening, 8), GREEDY, 0, 0, ends)
+    engine.submit([take])
+    run(engine)
+    assert [row[:3] for row in ends.frames(take)] == opening.tolist()
+    assert all(len(row) == 8 for row in ends.frames(take))
+
+
+class FlakyDecoder(CountingDecoder):
+    """Raises in its third step, once."""
+
+    def step(self, columns: Array, lengths: Array) -> Array:
+        logits = super().step(columns, lengths)
+        if self.steps == 3:
+            raise RuntimeError("the device is gone")
+        return logits
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    import time
+
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def test_the_service_outlives_a_step_that_fails() -> None:
+    ends = Ends()
+    service = EngineService(Engine(FlakyDecoder(2), PATTERN, max_waiting=8))
+    first = make_take(1, ends)
+    service.submit([first])
+    wait_until(lambda: first in ends.outcomes)
+    assert "the device is gone" in str(ends.error(first))
+    second = make_take(2, ends)
+    service.submit([second])
+    wait_until(lambda: second in ends.outcomes)
+    assert ends.frames(second) == solo(2)
+    service.stop()
+
+
+def test_a_service_that_stops_ends_every_take_and_takes_no_more() -> None:
+    ends = Ends()
+    service = EngineService(Engine(CountingDecoder(1), PATTERN, max_waiting=8))
+    takes = [make_take(song, ends, frames=100_000) for song in (1, 2)]
+    service.submit(takes)
+    service.stop()
+    assert all(isinstance(ends.error(take), Unavailable) for take in takes)
+    with pytest.raises(Unavailable):
+        service.submit([make_take(3, ends)])

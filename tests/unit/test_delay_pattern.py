@@ -1,0 +1,48 @@
+"""Frames and columns, against the grid of the spec (2.2)."""
+
+import numpy as np
+import pytest
+
+from songstarter.delay_pattern import DelayPattern, Grid
+
+STEREO = DelayPattern((0, 0, 1, 1, 2, 2, 3, 3), special=2048)
+MONO = DelayPattern((0, 1, 2, 3), special=2048)
+
+
+def test_four_stereo_frames_make_the_grid_that_the_spec_draws() -> None:
+    frames = np.tile(np.arange(4), (8, 1))
+    s = 2048
+    expected = [[s, 0, 1, 2, 3, s, s, s], [s, s, 0, 1, 2, 3, s, s], [s, s, s, 0, 1, 2, 3, s], [s, s, s, s, 0, 1, 2, 3]]
+    assert STEREO.to_columns(frames).tolist() == [row for row in expected for _ in range(2)]
+
+
+@pytest.mark.parametrize("pattern", [STEREO, MONO])
+@pytest.mark.parametrize("count", [1, 2, 4, 400])
+def test_frames_come_back_from_their_columns(pattern: DelayPattern, count: int) -> None:
+    frames = np.random.default_rng(count).integers(0, 2048, (len(pattern.delays), count))
+    columns = pattern.to_columns(frames)
+    assert columns.shape[1] == pattern.columns_of(count) == count + 4
+    assert (pattern.to_frames(columns) == frames).all()
+
+
+def test_a_song_from_nothing_takes_three_steps_more_than_frames() -> None:
+    grid = Grid(MONO, frames=400)
+    assert grid.so_far.tolist() == [[2048]] * 4
+    steps = 0
+    while not grid.done:
+        grid.push(np.full(4, steps))
+        steps += 1
+    assert steps == 403
+
+
+def test_a_column_fills_only_what_is_unknown() -> None:
+    opening = np.array([[10, 11], [20, 21], [30, 31], [40, 41]])
+    grid = Grid(MONO, frames=4, opening=opening)
+    # Columns 0 to 2 stand; in column 3 only the first codebook is unknown.
+    assert grid.so_far.tolist() == [[2048, 10, 11], [2048, 2048, 20], [2048, 2048, 2048], [2048, 2048, 2048]]
+    grid.push(np.array([99, 99, 99, 99]))
+    assert grid.so_far[:, 3].tolist() == [99, 21, 30, 2048]
+    while not grid.done:
+        grid.push(np.array([99, 99, 99, 99]))
+    assert (grid.frames()[:, :2] == opening).all()
+    assert (grid.frames()[:, 2:] == 99).all()

@@ -1,0 +1,121 @@
+"""What a request may say, field by field."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from songstarter.contract import FIELDS
+from songstarter.errors import InvalidRequest
+from songstarter.request import MAX_SEED, Request, Sampling, Slice
+
+
+def parse(**values: Any) -> Request:
+    return Request.parse(values, shortest=0.02, longest=30)
+
+
+def test_nothing_given_means_the_published_defaults() -> None:
+    request = parse()
+    assert request.prompt == ""
+    assert request.audio is None
+    assert request.duration == 8
+    assert request.sampling == Sampling(temperature=1, top_k=250, top_p=0, guidance=3)
+    assert (request.variations, request.normalization, request.audio_format) == (4, "loudness", "wav")
+    assert request.slice == Slice(0, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", b"\xff\xfe"),
+        ("prompt", "a\x00b"),
+        ("prompt", "x" * 10_000),
+        ("duration", 0.0),
+        ("duration", -1.0),
+        ("duration", 30.5),
+        ("duration", math.nan),
+        ("duration", math.inf),
+        ("continuation_start", -0.5),
+        ("continuation_start", math.nan),
+        ("continuation_end", -2.0),
+        ("continuation_end", 0.0),
+        ("continuation_end", math.inf),
+        ("normalization_strategy", "loud"),
+        ("output_format", "flac"),
+        ("output_encoding", "hex"),
+        ("top_k", -1),
+        ("top_k", 2049),
+        ("top_p", -0.1),
+        ("top_p", 1.1),
+        ("top_p", math.nan),
+        ("temperature", -0.1),
+        ("temperature", 5.1),
+        ("temperature", math.nan),
+        ("classifier_free_guidance", -1.0),
+        ("classifier_free_guidance", 21.0),
+        ("seed", -2),
+        ("seed", MAX_SEED + 1),
+        ("num_outputs", 0),
+        ("num_outputs", 9),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_in_one_sentence_that_names_its_field(field: str, value: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(**{field: value})
+    message = str(caught.value)
+    assert message.startswith(f"{field}: found ")
+    assert ", allowed is " in message
+    assert "\n" not in message
+    assert len(message) < 250
+
+
+def test_continuation_without_audio_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="input_audio: found nothing"):
+        parse(continuation=True)
+
+
+def test_an_empty_file_counts_as_no_audio() -> None:
+    assert parse(input_audio=b"").audio is None
+
+
+def test_an_end_before_the_start_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"continuation_end: found 2, allowed is -1 .* more than .* \(3\)"):
+        parse(continuation_start=3.0, continuation_end=2.0)
+
+
+def test_minus_one_means_the_end_of_the_clip() -> None:
+    assert parse(continuation_end=-1.0).slice.end is None
+
+
+def test_zero_is_a_seed_like_any_other() -> None:
+    assert parse(seed=0).seed == 0
+    assert parse(seed=MAX_SEED).seed == MAX_SEED
+
+
+def test_minus_one_draws_a_fresh_seed() -> None:
+    seeds = {parse(seed=-1).seed for _ in range(20)}
+    assert len(seeds) == 20
+    assert all(0 <= seed <= MAX_SEED for seed in seeds)
+
+
+KINDS = {
+    "STRING": st.binary(max_size=40) | st.text(max_size=40),
+    "FP32": st.floats(width=32),
+    "INT32": st.integers(-(2**31), 2**31 - 1),
+    "INT64": st.integers(-(2**63), 2**63 - 1),
+    "BOOL": st.booleans(),
+}
+
+
+@given(st.fixed_dictionaries({}, optional={field.name: KINDS[field.datatype] for field in FIELDS}))
+def test_any_values_of_the_right_types_make_a_request_or_a_refusal(values: dict[str, Any]) -> None:
+    try:
+        request = parse(**values)
+    except InvalidRequest as refusal:
+        assert refusal.field in {field.name for field in FIELDS}
+    else:
+        assert 0.02 <= request.duration <= 30
+        assert 1 <= request.variations <= 8
+        assert 0 <= request.seed <= MAX_SEED
