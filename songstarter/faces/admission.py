@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from songstarter.errors import Unavailable
 
@@ -23,5 +25,10 @@ class Admission:
         if not self._places.acquire(blocking=False):
             raise Unavailable(f"{self.limit} requests are under way, which is the bound: try again later")
 
-    def leave(self) -> None:
-        self._places.release()
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Give the place back at the end of the block, whatever happens in it."""
+        try:
+            yield
+        finally:
+            self._places.release()

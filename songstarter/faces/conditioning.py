@@ -28,6 +28,7 @@ from songstarter.waveform import Waveform
 
 TOKENIZER = Path("songstarter/1/tokenizer.json")
 MAX_AUDIO_BYTES = 32 * 2**20
+STEREO = 2  # what the original keeps of a file with more channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +104,10 @@ class Conditioner:
         """Chroma embeddings [chroma frame, hidden] of a clip, or of as much of it as a window can show."""
         rate = self._checkpoint.sample_rate
         seen = clip.slice_seconds(0, facts.samples / rate + 1)
-        samples = resample(seen, rate).mono().samples[:, : facts.samples]
-        return self._encode_melody(samples, facts)
+        mono = resample(seen, rate).with_channels(min(clip.channels, STEREO)).mono()
+        if mono.length == 0:
+            raise InvalidRequest("input_audio", Description(f"a clip of {clip.seconds:.2g} s"), "a longer one")
+        return self._encode_melody(mono.samples[:, : facts.samples], facts)
 
     @cached_property
     def _null_melody(self) -> Array:
