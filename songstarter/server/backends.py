@@ -87,8 +87,8 @@ def install(run_directory: Path) -> Installation:
         return Installation(container, CONTAINER / "backends")
     wheel = Wheel.find()
     libpython = libraries.find_libpython()
-    libraries.check_links(wheel.executable, libpython)
-    libraries.check_links(wheel.stub, libpython)
+    libraries.check_links(wheel.executable, libpython.parent)
+    libraries.check_links(wheel.stub, libpython.parent)
     return Installation(wheel.executable, assemble(wheel, run_directory.resolve() / "backends"), libpython.parent)
 
 

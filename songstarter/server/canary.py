@@ -65,7 +65,7 @@ class Canary:
                 port, "POST", f"/v2/models/{self.model}/infer", body=content, headers=headers, timeout=timeout
             )
         except TimeoutError:
-            return f"{self.model} has not answered a test request for {timeout:.0f} s"
+            return f"{self.model} has not answered a test request for {timeout:g} s"
         except OSError as error:
             return f"{self.model} could not be asked a test request ({error})"
         if status == self.answers:

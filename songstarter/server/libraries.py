@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,14 +44,14 @@ def check_packages() -> None:
         raise MissingLibrary("bash was not found, and Triton starts its Python processes through it: install bash")
 
 
-def find_libpython() -> Path:
-    """The shared libpython of this very interpreter, not merely of its version.
+def find_libpython(directories: Sequence[Path] | None = None) -> Path:
+    """The shared libpython of this very interpreter: a distribution's 3.11.2 under a 3.11.7 breaks later.
 
     Raises:
         MissingLibrary: there is none; the message says how to get it.
     """
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    for directory in libpython_directories():
+    for directory in libpython_directories() if directories is None else directories:
         path = directory / name
         if path.is_file() and version_of(path) == platform.python_version():
             return path
@@ -78,23 +79,19 @@ def version_of(libpython: Path) -> str:
     return asked.stdout.split(" ")[0].strip()
 
 
-def check_links(binary: Path, libpython: Path) -> None:
-    """Every shared library of a binary resolves, and its libpython is the interpreter's own."""
-    environment = {**os.environ, "LD_LIBRARY_PATH": library_path(libpython.parent)}
+def check_links(binary: Path, directory: Path) -> None:
+    """Every shared library of a binary resolves, with one directory searched before the loader's own."""
+    environment = {**os.environ, "LD_LIBRARY_PATH": library_path(directory)}
     listed = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, env=environment, check=False)
     for line in (listed.stdout + listed.stderr).splitlines():
-        library, _, found = line.strip().partition(" => ")
         if "not found" in line:
-            raise MissingLibrary(f"{binary.name} lacks {line.strip()}: install {package_of(library.split()[0])}")
-        if library == libpython.name and not os.path.samefile(found.split(" (")[0], libpython):
-            raise MissingLibrary(
-                f"{binary.name} would use {found.split(' (')[0]}, and this interpreter's own libpython is {libpython}:"
-                " remove the other from LD_LIBRARY_PATH"
-            )
+            library = line.split()[0]
+            raise MissingLibrary(f"{binary.name} of Triton lacks {library}: install {package_of(library)}")
 
 
 def package_of(library: str) -> str:
-    return f"the Debian package {DEBIAN_PACKAGES[library]}" if library in DEBIAN_PACKAGES else "what provides it"
+    known = DEBIAN_PACKAGES.get(library)
+    return f"{known} with apt-get" if known else "the package that provides it, or a newer distribution"
 
 
 def library_path(first: Path) -> str:

@@ -59,6 +59,15 @@ class TritonPythonModel:
         raise ValueError('the manifest says "9" codebooks,\\nthe graph has 8')
 """
 
+SLOW = """
+import time
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        time.sleep(60)
+"""
+
 
 def add_lookup(repository: Path) -> None:
     graph = helper.make_graph(

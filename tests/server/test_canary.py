@@ -1,0 +1,108 @@
+"""A canary tells a model that answers from one that does not, and a supervisor acts on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_repository import SLEEPER, add_python, write_manifest
+
+from songstarter import contract
+from songstarter.checkpoint import Checkpoint, Melody
+from songstarter.contract import Tensor
+from songstarter.errors import ServerDied
+from songstarter.server.canary import Body, Canary, canaries
+from songstarter.server.launch import Ports
+from songstarter.server.server import Server
+from songstarter.server.supervise import Patience, Supervisor
+
+PORTS = Ports(8150, 8151, 8152)
+SECONDS = Tensor("seconds", "FP32", (1,))
+
+
+def asking(seconds: float, answers: int = 200) -> Canary:
+    return Canary("sleeper", Body.of((SECONDS, np.array([seconds]))), answers)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("repository")
+    add_python(folder, "sleeper", SLEEPER)
+    return write_manifest(folder, ["sleeper"])
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(repository, PORTS, tmp_path_factory.mktemp("run"), exit_timeout=5) as running:
+        yield running
+
+
+@pytest.mark.triton
+class TestAsking:
+    def test_a_model_that_answers_is_well(self, server: Server) -> None:
+        assert asking(0.0).ask(PORTS.http, 5.0) is None
+
+    def test_a_refusal_may_be_the_answer_that_is_wanted(self, server: Server) -> None:
+        assert asking(-1.0, answers=400).ask(PORTS.http, 5.0) is None
+
+    def test_another_status_is_reported_with_its_message(self, server: Server) -> None:
+        assert asking(-1.0).ask(PORTS.http, 5.0) == (
+            "sleeper answered a test request with status 400 instead of 200: seconds: found less than 0"
+        )
+
+    def test_a_late_answer_is_none(self, server: Server) -> None:
+        assert asking(1.5).ask(PORTS.http, 0.5) == "sleeper has not answered a test request for 0.5 s"
+
+    def test_stubs_are_listed_by_model(self, server: Server) -> None:
+        assert [len(pids) for pids in server.stubs().values()] == [1]
+        assert set(server.stubs()) == {"sleeper"}
+
+    def test_nothing_that_listens_is_reported(self) -> None:
+        assert "could not be asked" in str(asking(0.0).ask(8199, 5.0))
+
+
+@pytest.mark.triton
+def test_a_model_that_hangs_is_restarted_and_then_given_up(repository: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    ready: list[int] = []
+    supervisor = Supervisor(
+        lambda: Server(repository, Ports(8160, 8161, 8162), tmp_path),
+        [asking(30.0)],
+        said.append,
+        ready=lambda server: ready.append(server.pid),
+        patience=Patience(canary_period=0.1, canary_timeout=0.5, restarts=1),
+    )
+    with pytest.raises(ServerDied, match=r"sleeper has not answered .* restarted 1 times within 300 s"):
+        supervisor.run()
+    assert len(set(ready)) == 2
+    assert len(said) == 1
+    assert said[0].endswith("every request in flight is ended, the server starts anew")
+
+
+def test_each_model_with_a_row_is_asked_for_exactly_its_inputs(repository: Path) -> None:
+    checkpoint = replace(
+        Checkpoint.read(repository),
+        melody=Melody(frames=4, samples=30),
+        models=("text_encoder", "melody_encoder", "codec_encoder", "codec_decoder", "decoder", "songstarter"),
+    )
+    inputs = {canary.model: json.loads(canary.body.head)["inputs"] for canary in canaries(checkpoint)}
+    shapes = {model: [tensor["shape"] for tensor in tensors] for model, tensors in inputs.items()}
+    assert shapes == {
+        "text_encoder": [[1, 4], [1, 4]],
+        "melody_encoder": [[1, 30], [1, 1]],
+        "codec_encoder": [[1, 50], [1, 1]],
+        "codec_decoder": [[1, 1, 5], [1, 1]],
+        "songstarter": [[1]],
+    }
+    names = {model: tuple(tensor["name"] for tensor in tensors) for model, tensors in inputs.items()}
+    assert names.pop(contract.PUBLIC_MODEL) == ("duration",)
+    assert names == {
+        contract.TEXT_ENCODER: tuple(tensor.name for tensor in contract.TEXT_ENCODER_INPUTS),
+        contract.MELODY_ENCODER: tuple(tensor.name for tensor in contract.MELODY_ENCODER_INPUTS),
+        contract.CODEC_ENCODER: tuple(tensor.name for tensor in contract.CODEC_ENCODER_INPUTS),
+        contract.CODEC_DECODER: tuple(tensor.name for tensor in contract.CODEC_DECODER_INPUTS),
+    }

@@ -1,0 +1,231 @@
+"""`songstarter serve` as an operator meets it: a process, its exit code, its stderr, its signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+
+import pytest
+from tiny_repository import BROKEN, SLEEPER, SLOW, add_lookup, add_python, look_up, sleep, write_manifest
+
+ROOT = Path(__file__).parents[2]
+PORT = 8130
+URL = f"http://127.0.0.1:{PORT}"
+
+pytestmark = pytest.mark.triton
+
+
+class Serve:
+    """One `songstarter serve` process, its stderr read as it comes."""
+
+    def __init__(self, repository: Path, run_directory: Path, *arguments: str) -> None:
+        ports = [f"--{name}-port={PORT + i}" for i, name in enumerate(("http", "grpc", "metrics"))]
+        command = [sys.executable, "-m", "songstarter.cli", "serve", f"--repository={repository}", *ports]
+        self.process = subprocess.Popen(
+            [*command, f"--run-directory={run_directory}", *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.lines.extend(iter(self.process.stderr.readline, ""))
+
+    def _read_all(self) -> None:
+        self._reader.join(10)
+
+    def said(self, pattern: str, times: int = 1, timeout: float = 20) -> None:
+        """Wait until stderr holds the pattern so many times."""
+        wait_until(lambda: len(re.findall(pattern, "".join(self.lines))) >= times, timeout, self.lines)
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self, timeout: float = 20) -> int:
+        code = self.process.wait(timeout)
+        self._read_all()
+        return code
+
+
+def wait_until(true: Callable[[], bool], timeout: float, seen: object) -> None:
+    deadline = time.monotonic() + timeout
+    while not true():
+        if time.monotonic() > deadline:
+            pytest.fail(f"did not happen within {timeout} s: {seen}")
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    add_lookup(folder)
+    add_python(folder, "sleeper", SLEEPER)
+    return write_manifest(folder, ["lookup", "sleeper"])
+
+
+@pytest.fixture
+def serve(repository: Path, tmp_path: Path) -> Iterator[Serve]:
+    started = Serve(repository, tmp_path / "run", "--exit-timeout=10")
+    try:
+        started.said("ready: HTTP")
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.process.kill()
+            started.process.wait()
+    assert not processes(tmp_path)
+    wait_until(lambda: not leaked_regions(), 5, "regions remain in /dev/shm")
+
+
+def processes(run_directory: Path, *names: bytes) -> list[int]:
+    """Pids of the processes (of these names) whose command line names a folder of this test."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes()
+        except OSError:
+            continue
+        if str(run_directory).encode() in line and all(name in line for name in names):
+            found.append(int(path.parent.name))
+    return found
+
+
+def leaked_regions() -> list[Path]:
+    """Regions of shared memory that no living process names: neither this test's nor another server's."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_text(errors="replace"))
+    return [
+        region for region in Path("/dev/shm").glob("songstarter_*") if not any(region.name in line for line in lines)
+    ]
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as executor:
+        yield executor
+
+
+def in_flight(pool: ThreadPoolExecutor, seconds: float) -> Future[list[float]]:
+    future = pool.submit(sleep, URL, seconds)
+    time.sleep(0.5)
+    assert not future.done()
+    return future
+
+
+def test_sigterm_lets_a_request_in_flight_finish_and_exits_0(serve: Serve, pool: ThreadPoolExecutor) -> None:
+    answer = in_flight(pool, 2.0)
+    assert serve.end(signal.SIGTERM) == 0
+    assert answer.result() == [2.0]
+    assert serve.lines[-1] == "songstarter: stopped\n"
+
+
+def test_a_second_ctrl_c_ends_at_once(serve: Serve, pool: ThreadPoolExecutor, tmp_path: Path) -> None:
+    answer = in_flight(pool, 8.0)
+    serve.process.send_signal(signal.SIGINT)
+    serve.said("requests in flight have 10 s")
+    started = time.monotonic()
+    assert serve.end(signal.SIGINT) == 1
+    assert time.monotonic() - started < 2
+    assert serve.lines[-1] == "songstarter: stopped before every request in flight was answered\n"
+    with pytest.raises((URLError, ConnectionError)):
+        answer.result()
+
+
+def test_a_killed_python_process_is_noticed_and_healed(serve: Serve, pool: ThreadPoolExecutor, tmp_path: Path) -> None:
+    answer = in_flight(pool, 20.0)
+    (victim,) = processes(tmp_path, b"triton_python_backend_stub", b"sleeper")
+    started = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    with pytest.raises((URLError, ConnectionError, HTTPError)):
+        answer.result(timeout=10)
+    assert time.monotonic() - started < 10
+    serve.said("the Python process of sleeper .* ended by itself")
+    serve.said("ready: HTTP", times=2)
+    assert sleep(URL, 0.0) == [0.0]
+    assert look_up(URL, [3]) == [30.0]
+    assert serve.end(signal.SIGTERM) == 0
+
+
+def test_a_killed_tritonserver_is_noticed_and_healed(serve: Serve, tmp_path: Path) -> None:
+    (victim,) = processes(tmp_path, b"bin/tritonserver")
+    os.kill(victim, signal.SIGKILL)
+    serve.said("tritonserver ended by itself .SIGKILL.")
+    serve.said("ready: HTTP", times=2)
+    assert look_up(URL, [1]) == [10.0]
+    assert serve.end(signal.SIGINT) == 0
+
+
+def test_a_killed_supervisor_takes_its_server_along(serve: Serve, tmp_path: Path) -> None:
+    serve.process.kill()
+    wait_until(lambda: not processes(tmp_path), 15, "processes remain")
+
+
+def test_a_model_that_does_not_load_is_one_sentence_and_exit_1(repository: Path, tmp_path: Path) -> None:
+    add_python(repository, "broken", BROKEN)
+    write_manifest(repository, ["lookup", "broken"])
+    started = time.monotonic()
+    serve = Serve(repository, tmp_path / "run")
+    assert serve.ended() == 1
+    assert time.monotonic() - started < 10
+    reason = 'broken did not load: Internal: ValueError: the manifest says "9" codebooks, the graph has 8'
+    assert serve.lines[1:] == [f"songstarter: {reason}\n"]
+    assert not processes(tmp_path)
+
+
+def test_a_signal_while_models_load_ends_at_once(repository: Path, tmp_path: Path) -> None:
+    add_python(repository, "slow", SLOW)
+    write_manifest(repository, ["lookup", "slow"])
+    serve = Serve(repository, tmp_path / "run")
+    serve.said(r"loading slow \(2 s\)")
+    started = time.monotonic()
+    assert serve.end(signal.SIGTERM) == 0
+    assert time.monotonic() - started < 2
+    assert not processes(tmp_path)
+
+
+def test_a_model_that_loads_too_long_is_named(repository: Path, tmp_path: Path) -> None:
+    add_python(repository, "slow", SLOW)
+    write_manifest(repository, ["lookup", "slow"])
+    serve = Serve(repository, tmp_path / "run", "--start-timeout=1")
+    assert serve.ended() == 1
+    assert "slow did not load within 1 s" in serve.lines[-1]
+    assert not processes(tmp_path)
+
+
+def test_a_model_without_its_folder_is_named(repository: Path, tmp_path: Path) -> None:
+    write_manifest(repository, ["lookup", "absent"])
+    serve = Serve(repository, tmp_path / "run")
+    assert serve.ended() == 1
+    assert "absent did not load: model not found in any model repository" in serve.lines[-1]
+
+
+def test_a_port_in_use_is_named_with_its_flag(repository: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", PORT + 1)):
+        serve = Serve(repository, tmp_path / "run")
+        assert serve.ended() == 1
+    assert serve.lines[-1] == f"songstarter: port {PORT + 1} of 127.0.0.1 is in use: choose another with --grpc-port\n"
+
+
+def test_a_repository_without_a_manifest_says_to_export(tmp_path: Path) -> None:
+    serve = Serve(tmp_path, tmp_path / "run")
+    assert serve.ended() == 1
+    assert len(serve.lines) == 1
+    assert "songstarter export" in serve.lines[0]

@@ -1,0 +1,61 @@
+"""The `songstarter` command dispatches without importing what its other subcommands need."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from songstarter.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "tritonclient")
+
+
+def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(command.name in shown for command in COMMANDS)
+
+
+def test_no_subcommand_is_an_error_of_usage() -> None:
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+
+
+def test_an_error_is_one_sentence_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", f"--repository={tmp_path}"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
+def test_the_parser_imports_nothing_heavy(arguments: list[str]) -> None:
+    probe = f"import sys; from songstarter.cli import main\ntry: main({arguments})\nexcept SystemExit: pass\n"
+    probe += f"sys.exit(' '.join(set(sys.modules) & set({HEAVY})))"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}"}
+    ran = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True, check=False)
+    assert ran.stderr.strip() == ""
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:
+    # a machine without torch: the name leads to a module that says so
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "__init__.py").touch()
+    (tmp_path / "export" / "cli.py").write_text("def configure(parser): pass\ndef run(args): import torch\n")
+    ran = subprocess.run(
+        [sys.executable, "-c", "from songstarter.cli import main; raise SystemExit(main(['export']))"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr == "songstarter: export needs torch, not installed here: pip install 'songstarter[export]'\n"
