@@ -1,0 +1,130 @@
+"""The decoder graph and the engine against transformers: logits over a run, greedy songs token for token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from export.checkpoints import Loaded
+from export.decoder import form_of, shape_of, write_decoder
+
+from songstarter.array import Array
+from songstarter.checkpoint import Checkpoint, Codec, Decoder, Text
+from songstarter.stages.decoder import DecoderStage, Prefix
+
+POSITIONS = 1024
+CHECKPOINTS = ["melody_checkpoint", "melody_mono_checkpoint", "text_checkpoint", "text_stereo_checkpoint"]
+
+
+@pytest.fixture(params=CHECKPOINTS)
+def loaded(request: pytest.FixtureRequest) -> Loaded:
+    checkpoint: Loaded = request.getfixturevalue(request.param)
+    return checkpoint
+
+
+def facts(loaded: Loaded, precision: str = "fp32") -> Checkpoint:
+    config = loaded.model.decoder.config
+    return Checkpoint(
+        name="golden",
+        family=loaded.family,
+        sample_rate=32_000,
+        samples_per_frame=640,
+        channels=loaded.channels,
+        delays=loaded.delays,
+        special_token=config.pad_token_id,
+        window_seconds=30,
+        text=Text(end_token=1, pad_token=0, max_tokens=64, pad_to=16),
+        melody=None,
+        codec=Codec(codebooks=4, codebook_size=config.vocab_size, block_frames=250),
+        decoder=Decoder(
+            config.num_hidden_layers, config.hidden_size, config.num_attention_heads, 64, POSITIONS, precision, "cpu"
+        ),
+        models=(),
+        digests={},
+    )
+
+
+@pytest.fixture
+def stage(loaded: Loaded, tmp_path: Path) -> Callable[[str], DecoderStage]:
+    def open_stage(precision: str) -> DecoderStage:
+        folder = tmp_path / "decoder" / "1"
+        folder.mkdir(parents=True)
+        decoder = loaded.model.decoder
+        write_decoder(decoder, shape_of(decoder, POSITIONS), form_of(precision, "cpu"), folder)
+        return DecoderStage(tmp_path, facts(loaded, precision), slots=3)
+
+    return open_stage
+
+
+def random_prefix(loaded: Loaded) -> Prefix:
+    random = np.random.default_rng(1)
+    shape = (20, loaded.model.decoder.config.hidden_size)
+    return Prefix(random.standard_normal(shape, np.float32), random.standard_normal(shape, np.float32) / 2)
+
+
+def reference_logits(loaded: Loaded, prefix: Prefix, columns: Array) -> Array:
+    """Logits [2, codebook, column, token] of transformers over all columns at once."""
+    ids = torch.from_numpy(columns).expand(2, -1, -1).reshape(-1, columns.shape[1])
+    with torch.no_grad():
+        logits = loaded.model.decoder(input_ids=ids, encoder_hidden_states=torch.from_numpy(prefix.rows)).logits
+    return logits.reshape(2, len(columns), -1, logits.shape[-1])[:, :, -columns.shape[1] :].numpy()
+
+
+def play(stage: DecoderStage, prefix: Prefix, columns: Array, *, slot: int, known: int) -> Array:
+    """Logits [2, codebook, column - known + 1, token] of the stage, one column at a time after the first call."""
+    first, length = stage.begin(slot, prefix, columns[:, :known])
+    logits = [first]
+    fed, lengths = np.full((slot + 1, len(columns)), 2048), np.zeros(slot + 1, np.int64)
+    for place in range(known, columns.shape[1]):
+        fed[slot], lengths[slot] = columns[:, place], length
+        logits.append(stage.step(fed, lengths)[slot])
+        length += 1
+    return np.stack(logits, axis=2)
+
+
+def test_fp32_logits_equal_transformers_over_a_whole_run(
+    loaded: Loaded, stage: Callable[[str], DecoderStage]
+) -> None:
+    prefix = random_prefix(loaded)
+    columns = np.random.default_rng(2).integers(0, 2049, (loaded.codebooks, 404))
+    ours = play(stage("fp32"), prefix, columns, slot=1, known=5)
+    theirs = reference_logits(loaded, prefix, columns)[:, :, 4:]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize(("precision", "share"), [("fp16", 0.98), ("int8", 0.75)])
+def test_reduced_precisions_mostly_agree_on_the_likeliest_token(
+    loaded: Loaded, stage: Callable[[str], DecoderStage], precision: str, share: float
+) -> None:
+    prefix = random_prefix(loaded)
+    columns = np.random.default_rng(2).integers(0, 2049, (loaded.codebooks, 60))
+    ours = play(stage(precision), prefix, columns, slot=0, known=5)
+    theirs = reference_logits(loaded, prefix, columns)[:, :, 4:]
+    assert (ours.argmax(-1) == theirs.argmax(-1)).mean() > share
+
+
+def test_rows_do_not_depend_on_their_neighbours(loaded: Loaded, stage: Callable[[str], DecoderStage]) -> None:
+    stage_fp32 = stage("fp32")
+    prefix = random_prefix(loaded)
+    columns = np.random.default_rng(4).integers(0, 2048, (3, loaded.codebooks))
+    for slot in range(3):
+        _, length = stage_fp32.begin(slot, prefix, columns[:1].T.repeat(slot + 1, axis=1))
+    lengths = np.array([length - 2, length - 1, length])
+    crowd = stage_fp32.step(columns, lengths)
+    alone = stage_fp32.step(columns[:1], lengths[:1])
+    assert (alone[0] == crowd[0]).all()
+    pair = stage_fp32.step(columns[:2], lengths[:2])
+    assert (pair == crowd[:2]).all()
+
+
+def test_a_copied_slot_goes_on_like_its_source(loaded: Loaded, stage: Callable[[str], DecoderStage]) -> None:
+    stage_fp32 = stage("fp32")
+    column = np.random.default_rng(5).integers(0, 2048, (1, loaded.codebooks))
+    _, length = stage_fp32.begin(0, random_prefix(loaded), column.T)
+    stage_fp32.copy(0, 2, length)
+    logits = stage_fp32.step(column.repeat(3, axis=0), np.array([length, 0, length]))
+    assert (logits[0] == logits[2]).all()
+    assert not (logits[0] == logits[1]).all()
