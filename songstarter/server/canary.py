@@ -50,11 +50,11 @@ class Body:
 
 @dataclass(frozen=True)
 class Canary:
-    """A request to one model, and the HTTP status that it answers while it is well."""
+    """A request to one model, and the HTTP statuses that it answers while it is well."""
 
     model: str
     body: Body
-    answers: int = 200
+    answers: tuple[int, ...] = (200,)
 
     def ask(self, port: int, timeout: float) -> str | None:
         """Send the request; None when it was answered as it should be, else one sentence."""
@@ -68,9 +68,10 @@ class Canary:
             return f"{self.model} has not answered a test request for {timeout:g} s"
         except OSError as error:
             return f"{self.model} could not be asked a test request ({error})"
-        if status == self.answers:
+        if status in self.answers:
             return None
-        return f"{self.model} answered a test request with status {status} instead of {self.answers}: {said(answer)}"
+        expected = " or ".join(map(str, self.answers))
+        return f"{self.model} answered a test request with status {status} instead of {expected}: {said(answer)}"
 
 
 def said(answer: bytes) -> str:
@@ -120,9 +121,9 @@ def _codec_decoder(checkpoint: Checkpoint) -> Canary:
 
 
 def _public_model(checkpoint: Checkpoint) -> Canary:
-    """A duration that is refused: the model's process answers, and no song is made."""
+    """A duration that is refused, as is everything while the model is full: its process answers, and makes no song."""
     (duration,) = (field.tensor for field in contract.FIELDS if field.name == "duration")
-    return Canary(contract.PUBLIC_MODEL, Body.of((duration, np.array([-1.0]))), answers=400)
+    return Canary(contract.PUBLIC_MODEL, Body.of((duration, np.array([-1.0]))), answers=(400, 503))
 
 
 # The decoder has none: it streams, which plain HTTP inference cannot ask for, and its process is watched.

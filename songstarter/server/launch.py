@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -28,6 +29,15 @@ class Ports:
     http: int = 8000
     grpc: int = 8001
     metrics: int = 8002
+
+    @classmethod
+    def free(cls) -> Ports:
+        """Three ports that nobody listens on at the moment, for demos and tests."""
+        with contextlib.ExitStack() as held:
+            probes = [held.enter_context(socket.socket()) for _ in range(3)]
+            for probe in probes:
+                probe.bind((ADDRESS, 0))
+            return cls(*(probe.getsockname()[1] for probe in probes))
 
     def check_free(self) -> None:
         """Raise PortInUse where another process listens, or where two of the three are one."""

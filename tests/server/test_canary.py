@@ -24,8 +24,8 @@ PORTS = Ports(8150, 8151, 8152)
 SECONDS = Tensor("seconds", "FP32", (1,))
 
 
-def asking(seconds: float, answers: int = 200) -> Canary:
-    return Canary("sleeper", Body.of((SECONDS, np.array([seconds]))), answers)
+def asking(seconds: float, *answers: int) -> Canary:
+    return Canary("sleeper", Body.of((SECONDS, np.array([seconds]))), answers or (200,))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ class TestAsking:
         assert asking(0.0).ask(PORTS.http, 5.0) is None
 
     def test_a_refusal_may_be_the_answer_that_is_wanted(self, server: Server) -> None:
-        assert asking(-1.0, answers=400).ask(PORTS.http, 5.0) is None
+        assert asking(-1.0, 400, 503).ask(PORTS.http, 5.0) is None
 
     def test_another_status_is_reported_with_its_message(self, server: Server) -> None:
         assert asking(-1.0).ask(PORTS.http, 5.0) == (

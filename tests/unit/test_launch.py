@@ -1,0 +1,77 @@
+"""The command line and environment of a server follow from the repository's manifest."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from songstarter.checkpoint import Checkpoint, Codec, Decoder, Text
+from songstarter.errors import PortInUse
+from songstarter.server.backends import Installation
+from songstarter.server.launch import Launch, Ports
+
+CHECKPOINT = Checkpoint(
+    name="tiny",
+    family="text",
+    sample_rate=100,
+    samples_per_frame=10,
+    channels=1,
+    delays=(0,),
+    special_token=8,
+    window_seconds=1,
+    text=Text(end_token=1, pad_token=0, max_tokens=8, pad_to=4),
+    melody=None,
+    codec=Codec(codebooks=1, codebook_size=8, block_frames=5),
+    decoder=Decoder(layers=1, hidden=8, heads=1, head_size=8, positions=32, precision="fp32", device="cpu"),
+    models=("text_encoder", "decoder"),
+    digests={},
+)
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    installation = Installation(tmp_path / "tritonserver", tmp_path / "backends", tmp_path / "lib")
+    return Launch(installation, tmp_path / "repository", CHECKPOINT, Ports(), 30, "region_")
+
+
+@pytest.fixture
+def gpu_launch(launch: Launch) -> Launch:
+    return replace(launch, checkpoint=replace(CHECKPOINT, decoder=replace(CHECKPOINT.decoder, device="cuda")))
+
+
+def test_only_the_models_of_the_manifest_are_loaded(launch: Launch) -> None:
+    loaded = [flag for flag in launch.command if flag.startswith("--load-model")]
+    assert loaded == ["--load-model=text_encoder", "--load-model=decoder"]
+    assert "--model-control-mode=explicit" in launch.command
+
+
+def test_every_listener_is_on_loopback(launch: Launch) -> None:
+    listeners = [flag for flag in launch.command if "-address=" in flag]
+    assert listeners == [f"--{name}-address=127.0.0.1" for name in ("http", "grpc", "metrics")]
+    assert {"--http-port=8000", "--grpc-port=8001", "--metrics-port=8002"} <= set(launch.command)
+
+
+def test_triton_finds_this_interpreter_and_its_libpython_first(launch: Launch) -> None:
+    assert launch.environment["PATH"].split(":")[0] == str(Path(sys.executable).parent)
+    assert launch.environment["LD_LIBRARY_PATH"].split(":")[0] == str(launch.installation.library_directory)
+
+
+def test_graphs_exported_for_the_cpu_keep_triton_off_a_gpu(launch: Launch) -> None:
+    assert launch.environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert {"--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"} <= set(launch.command)
+
+
+def test_graphs_exported_for_a_gpu_leave_the_gpus_as_they_are(
+    gpu_launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert gpu_launch.environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert not any("gpu-metrics" in flag or "pinned" in flag for flag in gpu_launch.command)
+
+
+def test_one_port_cannot_serve_two_listeners() -> None:
+    with pytest.raises(PortInUse, match="port 8180 is given to both --http-port and --metrics-port"):
+        Ports(8180, 8181, 8180).check_free()
