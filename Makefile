@@ -1,0 +1,57 @@
+# One command for each intent; continuous integration calls the same ones.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+REPOSITORY := model_repository
+EXPORTED := $(REPOSITORY)/manifest.json
+# What the exported graphs are made of: a change here makes them stale.
+EXPORTER := $(shell find export songstarter/checkpoint.py -name '*.py' 2>/dev/null)
+
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup export demo serve test test-all check fix clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(INSTALLED) ## make the virtual environment (.venv)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "setting up $(VENV): about 1.2 GB of packages, a minute or two"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --progress-bar on --constraint constraints.txt --editable '.[dev]' \
+		| grep -vE '^(Requirement already|Looking in|Obtaining|  Using cached)' || true
+	$(BIN)/python -c 'import songstarter, torch, onnxruntime, tritonclient'
+	@touch $@
+
+export: $(EXPORTED) ## export the embedded checkpoint into model_repository/
+
+$(EXPORTED): $(INSTALLED) $(EXPORTER)
+	$(BIN)/songstarter export embedded --into $(REPOSITORY)
+
+demo: $(EXPORTED) ## start Triton, make two songs, stop it
+	$(BIN)/python examples/demo.py
+
+serve: $(EXPORTED) ## keep a server in the foreground
+	$(BIN)/songstarter serve --repository $(REPOSITORY)
+
+test: $(INSTALLED) ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED) ## run every test
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## lint and type-check, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(INSTALLED) ## format, and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what was exported, made and run; .venv stays
+	rm -rf out run $(EXPORTED) $(REPOSITORY)/*/1/*.onnx $(REPOSITORY)/*/1/*.onnx.data $(REPOSITORY)/*/1/tokenizer.json
