@@ -141,8 +141,7 @@ class Client:
     def close(self) -> None:
         """End the connection; the client cannot be used afterwards."""
         if self._loop.running:
-            self._loop.run(self._client.close())
-            self._loop.stop()
+            self._loop.stop(self._client.close())
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -32,11 +33,23 @@ class LoopThread:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except CancelledError:  # by stop, called in another thread
+            raise RuntimeError("the client is closed") from None
         except BaseException:
             future.cancel()
             raise
 
-    def stop(self) -> None:
+    def stop(self, last: Coroutine[Any, Any, None]) -> None:
+        """Cancel what other threads wait for, run last, and end the thread."""
+        self.run(_cancel_all_others())
+        self.run(last)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel_all_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from songstarter_client import Client
 from triton_for_client import Addresses, running_triton
 
 
@@ -16,3 +17,9 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
 def url(request: pytest.FixtureRequest, triton: Addresses) -> str:
     """The server's address, once for each protocol."""
     return str(getattr(triton, request.param))
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url, timeout=20) as opened:
+        yield opened

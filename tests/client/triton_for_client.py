@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import signal
@@ -12,10 +14,12 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from songstarter import contract
 
@@ -48,6 +52,13 @@ def running_triton(folder: Path) -> Iterator[Addresses]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def received(file: bytes) -> dict[str, Any]:
+    """What the stand-in model says it received: the samples of its WAV file are that text."""
+    with wave.open(io.BytesIO(file)) as reader:
+        echo: dict[str, Any] = json.loads(reader.readframes(reader.getnframes()))
+    return echo
 
 
 def free_port() -> int:

@@ -7,7 +7,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 import threading
 import time
 import wave
@@ -16,13 +15,14 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 SAMPLE_RATE = 32000
-SLOW_SECONDS = 20.0
+SLOW_SECONDS = 6.0
 
 
 class TritonPythonModel:
     def initialize(self, args):
         self.names = [tensor["name"] for tensor in json.loads(args["model_config"])["input"]]
         self.attempts = {}
+        self.cancelled = []
 
     def execute(self, requests):
         for request in requests:
@@ -35,6 +35,8 @@ class TritonPythonModel:
             response = pb_utils.InferenceResponse(self._outputs(received, sender))
         except pb_utils.TritonModelException as refusal:
             response = pb_utils.InferenceResponse(error=refusal.args[0])
+        except Exception as problem:
+            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(repr(problem)))
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _outputs(self, received, sender):
@@ -45,7 +47,8 @@ class TritonPythonModel:
             raise _refusal(f"duration: found {duration}, allowed is above 0 up to 30", "INVALID_ARG")
         padding = int(duration * SAMPLE_RATE) * 4 if prompt == "big" else 0
         count = _value(received, "num_outputs", 4)
-        files = [_wav({"variation": i, "inputs": _described(received)}, padding) for i in range(count)]
+        echo = {"inputs": _described(received), "cancelled": len(self.cancelled)}
+        files = [_wav({"variation": i, **echo}, padding) for i in range(count)]
         if _value(received, "output_encoding", b"data_uri") != b"raw":
             files = [b"data:audio/wav;base64," + base64.b64encode(file) for file in files]
         return [
@@ -62,11 +65,11 @@ class TritonPythonModel:
             raise _refusal("variation 1 could not be finished", "INTERNAL")
         if prompt == "gone":
             raise _refusal("the caller went away", "CANCELLED")
-        if prompt == "dead":
-            os._exit(1)
         deadline = time.monotonic() + (SLOW_SECONDS if prompt == "slow" else 0.0)
         while time.monotonic() < deadline and not sender.is_cancelled():
             time.sleep(0.05)
+        if sender.is_cancelled():
+            self.cancelled.append(prompt)
 
 
 def _tensor(request, name):
@@ -87,10 +90,12 @@ def _described(received):
 
 
 def _shown(value):
-    """A value as JSON: long bytes by their length and digest."""
+    """A value as JSON: text as it is, other bytes by their length and digest."""
     if not isinstance(value, bytes):
         return value.item()
-    return value.decode() if len(value) < 200 else [len(value), hashlib.sha256(value).hexdigest()]
+    if b"\x00" in value:
+        return [len(value), hashlib.sha256(value).hexdigest()]
+    return value.decode()
 
 
 def _wav(echo, padding):
