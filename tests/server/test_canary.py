@@ -9,18 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_repository import SLEEPER, add_python, write_manifest
+from tiny_repository import SLEEPER, add_python, free_ports, write_manifest
 
 from songstarter import contract
 from songstarter.checkpoint import Checkpoint, Melody
 from songstarter.contract import Tensor
 from songstarter.errors import ServerDied
 from songstarter.server.canary import Body, Canary, canaries
-from songstarter.server.launch import Ports
 from songstarter.server.server import Server
 from songstarter.server.supervise import Patience, Supervisor
 
-PORTS = Ports(8150, 8151, 8152)
 SECONDS = Tensor("seconds", "FP32", (1,))
 
 
@@ -37,32 +35,32 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(repository, PORTS, tmp_path_factory.mktemp("run"), exit_timeout=5) as running:
+    with Server(repository, free_ports(), tmp_path_factory.mktemp("run"), exit_timeout=5) as running:
         yield running
 
 
 @pytest.mark.triton
 class TestAsking:
     def test_a_model_that_answers_is_well(self, server: Server) -> None:
-        assert asking(0.0).ask(PORTS.http, 5.0) is None
+        assert asking(0.0).ask(server.ports.http, 5.0) is None
 
     def test_a_refusal_may_be_the_answer_that_is_wanted(self, server: Server) -> None:
-        assert asking(-1.0, 400, 503).ask(PORTS.http, 5.0) is None
+        assert asking(-1.0, 400, 503).ask(server.ports.http, 5.0) is None
 
     def test_another_status_is_reported_with_its_message(self, server: Server) -> None:
-        assert asking(-1.0).ask(PORTS.http, 5.0) == (
+        assert asking(-1.0).ask(server.ports.http, 5.0) == (
             "sleeper answered a test request with status 400 instead of 200: seconds: found less than 0"
         )
 
     def test_a_late_answer_is_none(self, server: Server) -> None:
-        assert asking(1.5).ask(PORTS.http, 0.5) == "sleeper has not answered a test request for 0.5 s"
+        assert asking(1.5).ask(server.ports.http, 0.5) == "sleeper has not answered a test request for 0.5 s"
 
     def test_stubs_are_listed_by_model(self, server: Server) -> None:
         assert [len(pids) for pids in server.stubs().values()] == [1]
         assert set(server.stubs()) == {"sleeper"}
 
     def test_nothing_that_listens_is_reported(self) -> None:
-        assert "could not be asked" in str(asking(0.0).ask(8199, 5.0))
+        assert "could not be asked" in str(asking(0.0).ask(free_ports().http, 5.0))
 
 
 @pytest.mark.triton
@@ -70,7 +68,7 @@ def test_a_model_that_hangs_is_restarted_and_then_given_up(repository: Path, tmp
     said: list[str] = []
     ready: list[int] = []
     supervisor = Supervisor(
-        lambda: Server(repository, Ports(8160, 8161, 8162), tmp_path),
+        lambda: Server(repository, free_ports(), tmp_path),
         [asking(30.0)],
         said.append,
         ready=lambda server: ready.append(server.pid),

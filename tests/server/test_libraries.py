@@ -10,11 +10,10 @@ import venv
 from pathlib import Path
 
 import pytest
-from tiny_repository import SLEEPER, add_python, write_manifest
+from tiny_repository import SLEEPER, add_python, free_ports, write_manifest
 
 from songstarter.errors import MissingLibrary, ModelNotLoaded
 from songstarter.server import backends, libraries
-from songstarter.server.launch import Ports
 from songstarter.server.server import Server
 
 ROOT = Path(__file__).parents[2]
@@ -107,4 +106,4 @@ def test_a_stub_that_cannot_start_is_no_hang(tmp_path: Path, monkeypatch: pytest
     add_python(tmp_path, "sleeper", SLEEPER)
     write_manifest(tmp_path, ["sleeper"])
     with pytest.raises(ModelNotLoaded, match=r"sleeper did not load: its Python process ended: lib.so: cannot open"):
-        Server(tmp_path, Ports(8140, 8141, 8142), tmp_path / "run").start()
+        Server(tmp_path, free_ports(), tmp_path / "run").start()

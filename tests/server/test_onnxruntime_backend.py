@@ -11,15 +11,12 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from tiny_repository import LOOKUP, add_lookup, look_up, refusal, write_manifest
+from tiny_repository import LOOKUP, add_lookup, free_ports, look_up, refusal, write_manifest
 
 from songstarter.errors import ModelNotLoaded
-from songstarter.server.launch import Ports
 from songstarter.server.server import Server
 
 pytestmark = pytest.mark.triton
-
-PORTS = Ports(8110, 8111, 8112)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = tmp_path_factory.mktemp("repository")
     add_lookup(repository)
     write_manifest(repository, ["lookup"])
-    with Server(repository, PORTS, tmp_path_factory.mktemp("run")) as running:
+    with Server(repository, free_ports(), tmp_path_factory.mktemp("run")) as running:
         yield running
 
 
@@ -109,7 +106,7 @@ def refused(repository: Path, reason: str) -> None:
     write_manifest(repository, ["lookup"])
     started = time.monotonic()
     with pytest.raises(ModelNotLoaded, match=f"lookup did not load: .*{reason}") as refusal:
-        Server(repository, Ports(8120, 8121, 8122), repository / "run").start()
+        Server(repository, free_ports(), repository / "run").start()
     assert time.monotonic() - started < 10
     assert "\n" not in str(refusal.value)
     assert str(repository) not in str(refusal.value)

@@ -17,11 +17,9 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 import pytest
-from tiny_repository import BROKEN, SLEEPER, SLOW, add_lookup, add_python, look_up, sleep, write_manifest
+from tiny_repository import BROKEN, SLEEPER, SLOW, add_lookup, add_python, free_ports, look_up, sleep, write_manifest
 
 ROOT = Path(__file__).parents[2]
-PORT = 8130
-URL = f"http://127.0.0.1:{PORT}"
 
 pytestmark = pytest.mark.triton
 
@@ -30,7 +28,9 @@ class Serve:
     """One `songstarter serve` process, its stderr read as it comes."""
 
     def __init__(self, repository: Path, run_directory: Path, *arguments: str) -> None:
-        ports = [f"--{name}-port={PORT + i}" for i, name in enumerate(("http", "grpc", "metrics"))]
+        self.ports = free_ports()
+        self.url = f"http://127.0.0.1:{self.ports.http}"
+        ports = [f"--{name}-port={port}" for name, port in vars(self.ports).items()]
         command = [sys.executable, "-m", "songstarter.cli", "serve", f"--repository={repository}", *ports]
         self.process = subprocess.Popen(
             [*command, f"--run-directory={run_directory}", *arguments],
@@ -123,22 +123,22 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
-def in_flight(pool: ThreadPoolExecutor, seconds: float) -> Future[list[float]]:
-    future = pool.submit(sleep, URL, seconds)
+def in_flight(serve: Serve, pool: ThreadPoolExecutor, seconds: float) -> Future[list[float]]:
+    future = pool.submit(sleep, serve.url, seconds)
     time.sleep(0.5)
     assert not future.done()
     return future
 
 
 def test_sigterm_lets_a_request_in_flight_finish_and_exits_0(serve: Serve, pool: ThreadPoolExecutor) -> None:
-    answer = in_flight(pool, 2.0)
+    answer = in_flight(serve, pool, 2.0)
     assert serve.end(signal.SIGTERM) == 0
     assert answer.result() == [2.0]
     assert serve.lines[-1] == "songstarter: stopped\n"
 
 
 def test_a_second_ctrl_c_ends_at_once(serve: Serve, pool: ThreadPoolExecutor, tmp_path: Path) -> None:
-    answer = in_flight(pool, 8.0)
+    answer = in_flight(serve, pool, 8.0)
     serve.process.send_signal(signal.SIGINT)
     serve.said("requests in flight have 10 s")
     started = time.monotonic()
@@ -150,7 +150,7 @@ def test_a_second_ctrl_c_ends_at_once(serve: Serve, pool: ThreadPoolExecutor, tm
 
 
 def test_a_killed_python_process_is_noticed_and_healed(serve: Serve, pool: ThreadPoolExecutor, tmp_path: Path) -> None:
-    answer = in_flight(pool, 20.0)
+    answer = in_flight(serve, pool, 20.0)
     (victim,) = processes(tmp_path, b"triton_python_backend_stub", b"sleeper")
     started = time.monotonic()
     os.kill(victim, signal.SIGKILL)
@@ -159,8 +159,8 @@ def test_a_killed_python_process_is_noticed_and_healed(serve: Serve, pool: Threa
     assert time.monotonic() - started < 10
     serve.said("the Python process of sleeper .* ended by itself")
     serve.said("ready: HTTP", times=2)
-    assert sleep(URL, 0.0) == [0.0]
-    assert look_up(URL, [3]) == [30.0]
+    assert sleep(serve.url, 0.0) == [0.0]
+    assert look_up(serve.url, [3]) == [30.0]
     assert serve.end(signal.SIGTERM) == 0
 
 
@@ -169,7 +169,7 @@ def test_a_killed_tritonserver_is_noticed_and_healed(serve: Serve, tmp_path: Pat
     os.kill(victim, signal.SIGKILL)
     serve.said("tritonserver ended by itself .SIGKILL.")
     serve.said("ready: HTTP", times=2)
-    assert look_up(URL, [1]) == [10.0]
+    assert look_up(serve.url, [1]) == [10.0]
     assert serve.end(signal.SIGINT) == 0
 
 
@@ -218,10 +218,11 @@ def test_a_model_without_its_folder_is_named(repository: Path, tmp_path: Path) -
 
 
 def test_a_port_in_use_is_named_with_its_flag(repository: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", PORT + 1)):
-        serve = Serve(repository, tmp_path / "run")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        serve = Serve(repository, tmp_path / "run", f"--grpc-port={port}")
         assert serve.ended() == 1
-    assert serve.lines[-1] == f"songstarter: port {PORT + 1} of 127.0.0.1 is in use: choose another with --grpc-port\n"
+    assert serve.lines[-1] == f"songstarter: port {port} of 127.0.0.1 is in use: choose another with --grpc-port\n"
 
 
 def test_a_repository_without_a_manifest_says_to_export(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -13,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from songstarter.checkpoint import Checkpoint, Codec, Decoder, Text
+from songstarter.server.launch import Ports
 
 TABLE = np.arange(10, dtype=np.float32) * 10  # what `lookup` answers for 0 to 9; another index fails in the graph
 
@@ -110,6 +113,13 @@ def write_manifest(repository: Path, models: Sequence[str]) -> Path:
         digests={},
     ).write(repository)
     return repository
+
+
+def free_ports() -> Ports:
+    """Three ports that nobody listens on now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        return Ports(*(probe.getsockname()[1] for probe in probes))
 
 
 def infer(url: str, model: str, name: str, datatype: str, data: Sequence[object], timeout: float = 30.0) -> list[float]:
