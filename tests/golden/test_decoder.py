@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from export.checkpoints import Loaded
 from export.decoder import form_of, shape_of, write_decoder
-
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint, Codec, Decoder, Text
 from songstarter.stages.decoder import DecoderStage, Prefix
@@ -85,9 +85,7 @@ def play(stage: DecoderStage, prefix: Prefix, columns: Array, *, slot: int, know
     return np.stack(logits, axis=2)
 
 
-def test_fp32_logits_equal_transformers_over_a_whole_run(
-    loaded: Loaded, stage: Callable[[str], DecoderStage]
-) -> None:
+def test_fp32_logits_equal_transformers_over_a_whole_run(loaded: Loaded, stage: Callable[[str], DecoderStage]) -> None:
     prefix = random_prefix(loaded)
     columns = np.random.default_rng(2).integers(0, 2049, (loaded.codebooks, 404))
     ours = play(stage("fp32"), prefix, columns, slot=1, known=5)

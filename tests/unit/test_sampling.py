@@ -27,7 +27,9 @@ def test_top_k_of_zero_keeps_all() -> None:
     assert (keep(ROW, Sampling(top_k=0)) == ROW).all()
 
 
-@pytest.mark.parametrize(("mass", "kept"), [(0.39, [0]), (0.5, [0, 2]), (0.69, [0, 2]), (0.75, [0, 1, 2]), (1.0, [0, 1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    ("mass", "kept"), [(0.39, [0]), (0.5, [0, 2]), (0.69, [0, 2]), (0.75, [0, 1, 2]), (1.0, [0, 1, 2, 3, 4])]
+)
 def test_top_p_keeps_the_token_that_crosses_the_mass(mass: float, kept: list[int]) -> None:
     assert keep(ROW, Sampling(top_p=mass))[0].nonzero()[0].tolist() == kept
 
@@ -71,7 +73,9 @@ def test_draws_follow_the_distribution() -> None:
         ),
     ],
 )
-def test_philox_gives_its_published_answers(counter: tuple[int, ...], key: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def test_philox_gives_its_published_answers(
+    counter: tuple[int, ...], key: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
     words = philox(
         tuple(np.array([word], np.uint64) for word in counter), tuple(np.array([word], np.uint64) for word in key)
     )
