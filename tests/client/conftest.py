@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from songstarter_client import Client
 from triton_for_client import Addresses, running_triton
+
+from songstarter_client import Client
 
 
 @pytest.fixture(scope="session")

@@ -12,20 +12,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from songstarter_client import cli
 from triton_for_client import Addresses, free_port, received
 
 from songstarter import contract
+from songstarter_client import cli
 
-COMMAND = (
-    "import argparse, sys; from songstarter_client import cli;"
-    "parser = argparse.ArgumentParser(prog='songstarter generate'); cli.configure(parser);"
-    "sys.exit(cli.run(parser.parse_args()))"
-)
+COMMAND = (sys.executable, "-m", "songstarter.cli", "generate")
 
 
 def generate(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", COMMAND, *arguments]
+    command = [*COMMAND, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=folder, check=False)
 
 
@@ -137,7 +133,7 @@ def test_what_fails_without_a_server_has_its_exit_code(
 @pytest.mark.triton
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_ctrl_c_ends_quietly_and_leaves_nothing(triton: Addresses, tmp_path: Path, protocol: str) -> None:
-    command = [sys.executable, "-c", COMMAND, "slow", "--url", getattr(triton, protocol)]
+    command = [*COMMAND, "slow", "--url", getattr(triton, protocol)]
     terminal, theirs = pty.openpty()
     waiting = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs)
     os.close(theirs)
@@ -159,7 +155,7 @@ def test_a_terminal_sees_the_seconds_pass_unless_told_not_to(
     triton: Addresses, tmp_path: Path, flags: list[str], shown: bool
 ) -> None:
     terminal, theirs = pty.openpty()
-    command = [sys.executable, "-c", COMMAND, "slow", "--timeout", "0.5", "--url", triton.grpc, *flags]
+    command = [*COMMAND, "slow", "--timeout", "0.5", "--url", triton.grpc, *flags]
     done = subprocess.run(command, cwd=tmp_path, stderr=theirs, stdout=subprocess.PIPE, timeout=30, check=False)
     os.close(theirs)
     seen = os.read(terminal, 4096).decode()

@@ -9,6 +9,8 @@ import threading
 import time
 
 import pytest
+from triton_for_client import Addresses, free_port, received
+
 from songstarter_client import (
     AsyncClient,
     Client,
@@ -20,7 +22,6 @@ from songstarter_client import (
     TimedOut,
     Unavailable,
 )
-from triton_for_client import Addresses, free_port, received
 
 pytestmark = pytest.mark.triton
 

@@ -11,8 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from songstarter_client import AsyncClient, Client, InvalidRequest, Song
 from triton_for_client import Addresses, received
+
+from songstarter_client import AsyncClient, Client, InvalidRequest, Song
 
 pytestmark = pytest.mark.triton
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+
+from songstarter import contract
 from songstarter_client import Song
 from songstarter_client.fields import AudioFormat, Fields, Normalization
 from songstarter_client.song import slug
-
-from songstarter import contract
 
 SONG = Song("synth, dark, A minor, 140 bpm", (b"first", b"second"), "wav", 42, 32000)
 

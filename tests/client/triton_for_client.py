@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import sysconfig
-import time
-import urllib.error
-import urllib.request
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from songstarter import contract
+from songstarter.checkpoint import Checkpoint, Codec, Decoder, Text
+from songstarter.server.launch import Ports
+from songstarter.server.server import Server
 
 STAND_IN = Path(__file__).parent / "stand_in"
-PLATLIB = Path(sysconfig.get_paths()["platlib"])
-TRITON = PLATLIB / "pytriton" / "tritonserver"
 
 
 @dataclass(frozen=True)
@@ -38,20 +31,10 @@ class Addresses:
 
 @contextmanager
 def running_triton(folder: Path) -> Iterator[Addresses]:
-    """Start Triton on free ports with its files in folder; yield when ready, stop after. To be swapped."""
-    http, grpc = free_port(), free_port()
-    log = (folder / "triton.log").open("wb")
-    server = subprocess.Popen(_command(folder, http, grpc), env=_environment(), stdout=log, stderr=subprocess.STDOUT)
-    try:
-        _wait_until_ready(server, http, folder / "triton.log")
-        yield Addresses(f"grpc://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}")
-    finally:
-        server.send_signal(signal.SIGINT)
-        try:
-            server.wait(15)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+    """Start Triton with the stand-in model and its files in folder; yield when ready, stop after."""
+    repository = _repository(folder / "models")
+    with Server(repository, Ports.free(), folder / "run", exit_timeout=1) as server:
+        yield Addresses(f"grpc://{server.grpc_url}", server.http_url)
 
 
 def received(file: bytes) -> dict[str, Any]:
@@ -62,33 +45,18 @@ def received(file: bytes) -> dict[str, Any]:
 
 
 def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _command(folder: Path, http: int, grpc: int) -> list[str]:
-    return [
-        str(TRITON / "bin" / "tritonserver"),
-        f"--model-repository={_repository(folder)}",
-        f"--backend-directory={_backends(folder)}",
-        "--disable-auto-complete-config",
-        "--http-address=127.0.0.1",
-        f"--http-port={http}",
-        "--grpc-address=127.0.0.1",
-        f"--grpc-port={grpc}",
-        "--allow-metrics=false",
-        "--allow-gpu-metrics=false",
-        "--pinned-memory-pool-byte-size=0",
-        "--exit-timeout-secs=2",
-    ]
-
-
 def _repository(folder: Path) -> Path:
-    model = folder / "models" / contract.PUBLIC_MODEL
-    shutil.copytree(STAND_IN, model)
+    model = folder / contract.PUBLIC_MODEL
+    shutil.copytree(STAND_IN, model, ignore=shutil.ignore_patterns("__pycache__"))
     (model / "config.pbtxt").write_text(_config())
-    return model.parent
+    _checkpoint().write(folder)
+    return folder
 
 
 def _config() -> str:
@@ -106,33 +74,21 @@ def _tensor(tensor: contract.Tensor) -> str:
     return f'{{ name: "{tensor.name}" data_type: TYPE_{tensor.datatype} dims: [ {dims} ]{optional} }}'
 
 
-def _backends(folder: Path) -> Path:
-    """The python backend laid out as Triton wants it: the library a real file, stub and utils linked."""
-    backend = folder / "backends" / "python"
-    backend.mkdir(parents=True)
-    stub = TRITON / "python_backend_stubs" / f"{sys.version_info[0]}.{sys.version_info[1]}"
-    shutil.copy(TRITON / "backends" / "python" / "libtriton_python.so", backend)
-    for source in (
-        TRITON / "backends" / "python" / "triton_python_backend_utils.py",
-        stub / "triton_python_backend_stub",
-    ):
-        (backend / source.name).symlink_to(source)
-    return backend.parent
-
-
-def _environment() -> dict[str, str]:
-    """The stub must find this interpreter's python3 and its libpython."""
-    libraries = os.pathsep.join(filter(None, (sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH"))))
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    return os.environ | {"PATH": path, "LD_LIBRARY_PATH": libraries}
-
-
-def _wait_until_ready(server: subprocess.Popen[bytes], http: int, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{http}/v2/health/ready", timeout=1):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
-    raise RuntimeError(f"Triton did not become ready:\n{log.read_text()[-4000:]}")
+def _checkpoint() -> Checkpoint:
+    """The manifest that a server asks for; of its facts only the model's name matters here."""
+    return Checkpoint(
+        name="stand-in",
+        family="text",
+        sample_rate=32000,
+        samples_per_frame=640,
+        channels=2,
+        delays=(0,),
+        special_token=1,
+        window_seconds=30,
+        text=Text(end_token=1, pad_token=0, max_tokens=1, pad_to=1),
+        melody=None,
+        codec=Codec(codebooks=1, codebook_size=1, block_frames=1),
+        decoder=Decoder(layers=1, hidden=1, heads=1, head_size=1, positions=1, precision="fp32", device="cpu"),
+        models=(contract.PUBLIC_MODEL,),
+        digests={},
+    )
