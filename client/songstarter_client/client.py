@@ -57,7 +57,7 @@ class AsyncClient:
         return Song(prompt or "", answer.output, audio_format, answer.seed, answer.sample_rate)
 
     async def ready(self) -> bool:
-        """Whether the server would take a request now."""
+        """Whether Triton says that the songstarter model is loaded; it goes on saying so if its process dies."""
         try:
             async with self._deadline(PROBE_TIMEOUT):
                 return await self._connected().ready()
@@ -65,7 +65,7 @@ class AsyncClient:
             return False
 
     async def wait_ready(self, timeout: float = 60.0) -> None:
-        """Return as soon as the server is ready; NoServer if that takes longer than timeout seconds."""
+        """Return as soon as `ready` is true; NoServer if that takes longer than timeout seconds."""
         try:
             async with asyncio.timeout(timeout):
                 while not await self.ready():
@@ -131,11 +131,11 @@ class Client:
         return self._loop.run(self._client.generate(prompt, timeout=timeout, **fields))
 
     def ready(self) -> bool:
-        """Whether the server would take a request now."""
+        """Whether Triton says that the songstarter model is loaded; it goes on saying so if its process dies."""
         return self._loop.run(self._client.ready())
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Return as soon as the server is ready; NoServer if that takes longer than timeout seconds."""
+        """Return as soon as `ready` is true; NoServer if that takes longer than timeout seconds."""
         self._loop.run(self._client.wait_ready(timeout))
 
     def close(self) -> None:

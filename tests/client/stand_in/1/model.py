@@ -27,7 +27,8 @@ class TritonPythonModel:
     def execute(self, requests):
         for request in requests:
             received = {name: tensor for name in self.names if (tensor := _tensor(request, name)) is not None}
-            threading.Thread(target=self._answer, args=(received, request.get_response_sender())).start()
+            sender = request.get_response_sender()
+            threading.Thread(target=self._answer, args=(received, sender), daemon=True).start()
         return [None] * len(requests)
 
     def _answer(self, received, sender):
