@@ -30,14 +30,12 @@ class Draw:
 def sample(logits: Array, draws: Sequence[Draw]) -> Array:
     """Logits [take, 2, codebook, token], guided row first -> tokens [take, codebook]."""
     mixed = _guide(logits, draws)
-    codebooks, vocabulary = mixed.shape[1:]
-    rows = mixed.reshape(-1, vocabulary)
-    greedy = np.repeat([draw.sampling.temperature == 0 for draw in draws], codebooks)
-    tokens = np.empty(len(rows), np.int64)
-    tokens[greedy] = rows[greedy].argmax(axis=-1)
+    greedy = np.array([draw.sampling.temperature == 0 for draw in draws])
+    tokens = np.empty(mixed.shape[:2], np.int64)
+    tokens[greedy] = mixed[greedy].argmax(axis=-1)
     if not greedy.all():
-        tokens[~greedy] = _draw_rows(rows[~greedy], [d for d in draws if d.sampling.temperature > 0], codebooks)
-    return tokens.reshape(-1, codebooks)
+        tokens[~greedy] = _draw_takes(_chosen(mixed, ~greedy), [d for d in draws if d.sampling.temperature > 0])
+    return tokens
 
 
 def _guide(logits: Array, draws: Sequence[Draw]) -> Array:
@@ -47,40 +45,53 @@ def _guide(logits: Array, draws: Sequence[Draw]) -> Array:
     return mixed
 
 
-def _draw_rows(rows: Array, draws: Sequence[Draw], codebooks: int) -> Array:
-    temperatures = np.repeat(np.array([d.sampling.temperature for d in draws], np.float32), codebooks)
-    probabilities = softmax(rows / temperatures[:, None])
-    _drop_unlikely(probabilities, draws, codebooks)
+def _draw_takes(mixed: Array, draws: Sequence[Draw]) -> Array:
+    temperatures = np.array([d.sampling.temperature for d in draws], np.float32)
+    probabilities = softmax(mixed / temperatures[:, None, None])
     numbers = uniforms(
         np.array([d.seed for d in draws]),
         np.array([d.variation for d in draws]),
         np.array([d.step for d in draws]),
-        codebooks,
+        mixed.shape[1],
     )
-    return draw(probabilities, numbers.reshape(-1))
+    kept = _drop_unlikely(probabilities, [d.sampling for d in draws])
+    tokens = draw(kept.reshape(-1, kept.shape[-1]), numbers.reshape(-1))
+    return tokens.reshape(numbers.shape)
 
 
-def _drop_unlikely(probabilities: Array, draws: Sequence[Draw], codebooks: int) -> None:
-    """Zero what top-p, or else top-k, leaves out: one sort for rows of one kind."""
-    masses = np.repeat([d.sampling.top_p for d in draws], codebooks)
-    counts = np.repeat([0 if d.sampling.top_p > 0 else d.sampling.top_k for d in draws], codebooks)
-    if (masses > 0).any():
-        probabilities[masses > 0] = _keep_mass(probabilities[masses > 0], masses[masses > 0])
-    for count in np.unique(counts[counts > 0]):
-        rows = counts == count
-        probabilities[rows] = _keep_likeliest(probabilities[rows], int(count))
+def _drop_unlikely(probabilities: Array, settings: Sequence[Sampling]) -> Array:
+    """Zero what top-p, or else top-k, leaves out: one pass for all takes that share a filter."""
+    filters = [("mass", s.top_p) if s.top_p > 0 else ("count", s.top_k) for s in settings]
+    if len(set(filters)) == 1:
+        return _filtered(probabilities, *filters[0])
+    for one in set(filters):
+        takes = [index for index, other in enumerate(filters) if other == one]
+        probabilities[takes] = _filtered(probabilities[takes], *one)
+    return probabilities
 
 
-def _keep_mass(rows: Array, masses: Array) -> Array:
+def _filtered(takes: Array, kind: str, bound: float) -> Array:
+    if bound == 0:
+        return takes
+    return _keep_mass(takes, bound) if kind == "mass" else _keep_likeliest(takes, int(bound))
+
+
+def _keep_mass(rows: Array, mass: float) -> Array:
     order = np.argsort(-rows, axis=-1, kind="stable")
     ranked = np.take_along_axis(rows, order, axis=-1)
-    ranked[ranked.cumsum(axis=-1) - ranked > masses[:, None]] = 0
+    ranked[ranked.cumsum(axis=-1) - ranked > mass] = 0
     kept = np.empty_like(rows)
     np.put_along_axis(kept, order, ranked, axis=-1)
     return kept
 
 
 def _keep_likeliest(rows: Array, count: int) -> Array:
-    place = rows.shape[1] - min(count, rows.shape[1])
-    threshold = np.partition(rows, place, axis=-1)[:, place, None]
-    return np.where(rows >= threshold, rows, 0)
+    place = rows.shape[-1] - min(count, rows.shape[-1])
+    threshold = np.partition(rows, place, axis=-1)[..., place, None]
+    rows[rows < threshold] = 0
+    return rows
+
+
+def _chosen(blocks: Array, mask: Array) -> Array:
+    """The masked blocks, without a copy where that is all of them."""
+    return blocks if mask.all() else blocks[mask]
