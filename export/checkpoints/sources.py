@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from export.checkpoints.audiocraft import LANGUAGE_MODEL_FILE, load_audiocraft
 from export.checkpoints.embedded import make_checkpoint
 from export.checkpoints.hub import file_of
@@ -10,6 +13,12 @@ from export.checkpoints.transformers_folder import load_transformers
 from songstarter.errors import UnknownCheckpoint
 
 EMBEDDED = "embedded"
+
+
+def name_of(source: str) -> str:
+    """What a checkpoint is called: its id, or its folder's name without the way there."""
+    folder = Path(source).expanduser()
+    return folder.resolve().name if folder.is_dir() else source
 
 
 def load(source: str, *, text_encoder: str | None = None, codec: str | None = None) -> Loaded:
@@ -22,6 +31,11 @@ def load(source: str, *, text_encoder: str | None = None, codec: str | None = No
     """
     if source == EMBEDDED:
         return make_checkpoint(family="melody", channels=2, name=EMBEDDED)
+    loaded = _load_named(source, text_encoder, codec)
+    return replace(loaded, name=name_of(source))
+
+
+def _load_named(source: str, text_encoder: str | None, codec: str | None) -> Loaded:
     if config := file_of(source, "config.json"):
         return load_transformers(source, config, tokenizer_source=text_encoder)
     if weights := file_of(source, LANGUAGE_MODEL_FILE):

@@ -1,0 +1,57 @@
+"""``songstarter export``: a checkpoint into a model repository, with progress and the table of checks."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+from songstarter.checkpoint import Device, Precision
+
+DESCRIPTION = (
+    "CHECKPOINT is a hub id, a folder in the form of transformers or of audiocraft, "
+    "or the word 'embedded' for the tiny checkpoint that needs nothing."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
+    parser.add_argument("checkpoint", metavar="CHECKPOINT")
+    parser.add_argument(
+        "--into", type=Path, default=Path("model_repository"), metavar="FOLDER", help="model repository to fill"
+    )
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the decoder's weights")
+    parser.add_argument("--device", choices=get_args(Device), default="cpu", help="what the decoder will run on")
+    parser.add_argument("--text-encoder", metavar="FOLDER", help="stands in for the t5-base that a checkpoint names")
+    parser.add_argument("--codec", metavar="FOLDER", help="stands in for the codec that a checkpoint names")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and print how far each graph is from its torch module; what goes wrong is raised."""
+    with step("start torch"):
+        from transformers.utils import logging
+
+        from export.exporter import Export, export
+        from export.verify import table
+
+        logging.set_verbosity_error()
+    wanted = Export(args.checkpoint, args.precision, args.device, args.text_encoder, args.codec)
+    checks = export(wanted, args.into, step)
+    print(f"\n{table(checks)}\n\n{args.checkpoint} stands in {args.into}: serve it with `songstarter serve`")
+    return 0
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Say what begins at once, and how long it took when it is done."""
+    print(f"{name:<16}", end=" ", flush=True)
+    start = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        print("failed", flush=True)
+        raise
+    print(f"{time.monotonic() - start:6.1f} s", flush=True)

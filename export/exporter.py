@@ -1,0 +1,119 @@
+"""From a checkpoint to a repository that Triton serves: load, write each graph, check it, install."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from export.checkpoints import Loaded, load, name_of
+from export.codec_decoder import export_codec_decoder
+from export.codec_encoder import export_codec_encoder
+from export.decoder import form_of, shape_of, write_decoder
+from export.decoder_check import check_decoder
+from export.manifest import describe
+from export.melody_encoder import export_melody_encoder
+from export.repository import Staging, graph_folder
+from export.text_encoder import export_text_encoder
+from export.verify import Check, require_agreement
+from songstarter.checkpoint import MANIFEST, Checkpoint, Device, Precision
+from songstarter.contract import (
+    CODEC_DECODER,
+    CODEC_ENCODER,
+    DECODER,
+    MELODY_ENCODER,
+    PUBLIC_MODEL,
+    TEXT_ENCODER,
+)
+from songstarter.errors import CheckpointError
+
+TOKENIZER_FILE = "tokenizer.json"
+
+Step = Callable[[str], AbstractContextManager[None]]  # told what begins; left when it is done
+WriteGraph = Callable[[Loaded, Path], list[Check]]
+
+STAGES: Mapping[str, WriteGraph] = {
+    TEXT_ENCODER: export_text_encoder,
+    MELODY_ENCODER: export_melody_encoder,
+    CODEC_ENCODER: lambda loaded, folder: export_codec_encoder(loaded.codec, folder),
+    CODEC_DECODER: lambda loaded, folder: export_codec_decoder(loaded.codec, folder),
+}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is to be exported, and in which form."""
+
+    source: str
+    precision: Precision = "fp32"
+    device: Device = "cpu"
+    text_encoder: str | None = None
+    codec: str | None = None
+
+
+def export(wanted: Export, into: Path, step: Step) -> list[Check]:
+    """Export a checkpoint into a model repository; what stood there stays until everything agrees.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded, or a graph does not compute what its module does.
+    """
+    form = form_of(wanted.precision, wanted.device)
+    with step("load"):
+        loaded = load(wanted.source, text_encoder=wanted.text_encoder, codec=wanted.codec)
+    checkpoint = describe(loaded, wanted.precision, wanted.device)
+    checks: list[Check] = []
+    with Staging(into) as staging:
+        for model, write in STAGES.items():
+            if model in checkpoint.models:
+                with step(model):
+                    checks += write(loaded, graph_folder(staging.folder, model))
+        with step(DECODER):
+            decoder = loaded.model.decoder
+            shape = shape_of(decoder, checkpoint.decoder.positions)
+            write_decoder(decoder, shape, form, graph_folder(staging.folder, DECODER))
+            checks.append(_check_decoder(loaded, staging.folder, checkpoint))
+        require_agreement(checks)
+        with step("install"):
+            _write_tokenizer(loaded, graph_folder(staging.folder, PUBLIC_MODEL))
+            replace(checkpoint, digests=digests_of(staging.folder)).write(staging.folder)
+            staging.install(checkpoint.models)
+    return checks
+
+
+def is_current(wanted: Export, into: Path) -> bool:
+    """Whether the repository already holds this export, whole and unchanged."""
+    try:
+        standing = Checkpoint.read(into)
+    except CheckpointError:
+        return False
+    form = (standing.name, standing.decoder.precision, standing.decoder.device)
+    asked = (name_of(wanted.source), wanted.precision, wanted.device)
+    files = [into / file for file in standing.digests]
+    return form == asked and all(file.is_file() for file in files) and digests_of(into, files) == standing.digests
+
+
+def digests_of(repository: Path, files: list[Path] | None = None) -> dict[str, str]:
+    """The SHA-256 of files, or of every file, by their path under the repository; the manifest has none."""
+    chosen = sorted(path for path in repository.rglob("*") if path.is_file()) if files is None else files
+    return {path.relative_to(repository).as_posix(): _digest(path) for path in chosen if path.name != MANIFEST}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_decoder(loaded: Loaded, repository: Path, checkpoint: Checkpoint) -> Check:
+    """On the CPU, which every machine has, whatever device the graph is meant for."""
+    on_cpu = replace(checkpoint, decoder=replace(checkpoint.decoder, device="cpu"))
+    return check_decoder(loaded.model.decoder, repository, on_cpu)
+
+
+def _write_tokenizer(loaded: Loaded, folder: Path) -> None:
+    core = loaded.tokenizer.backend_tokenizer
+    core.no_padding()
+    core.no_truncation()
+    folder.mkdir(parents=True, exist_ok=True)
+    core.save(str(folder / TOKENIZER_FILE))
