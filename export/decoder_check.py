@@ -14,6 +14,7 @@ from songstarter.stages.decoder import DecoderStage, Prefix
 COLUMNS = 24
 KNOWN = (3, 9)  # columns of each slot's first call: slots at lengths of their own
 PREFIX = 40
+PIECE = 16  # positions that a slot is filled by at a time
 # The largest difference allowed, in standard deviations of the logits.
 TOLERANCES = {"fp32": 1e-4, "fp16": 0.05, "int8": 0.5}
 
@@ -40,23 +41,27 @@ def _module_logits(model: torch.nn.Module, prefix: Prefix, columns: np.ndarray) 
     codebooks, count = columns.shape
     ids = torch.from_numpy(columns).expand(2, -1, -1).reshape(-1, count)
     with torch.no_grad():
-        logits = model(input_ids=ids, encoder_hidden_states=torch.from_numpy(prefix.rows)).logits
+        logits = model(input_ids=ids, encoder_hidden_states=torch.from_numpy(np.stack(prefix.rows))).logits
     array: np.ndarray = logits.reshape(2, codebooks, -1, logits.shape[-1])[:, :, -count:].numpy()
     return array
 
 
 def _play(stage: DecoderStage, prefix: Prefix, columns: np.ndarray, expected: np.ndarray) -> list[float]:
     """The largest difference of each call of the stage."""
-    differences, lengths = [], []
-    for slot, known in enumerate(KNOWN):
-        logits, length = stage.begin(slot, prefix, columns[:, :known])
-        lengths.append(length)
-        differences.append(_largest(logits, expected[:, :, known - 1]))
+    differences = []
+    lengths = np.array([_fill(stage, slot, prefix, columns[:, :known]) for slot, known in enumerate(KNOWN)])
     for step in range(COLUMNS - max(KNOWN)):
         places = [known + step for known in KNOWN]
-        logits = stage.step(columns[:, places].T, np.array(lengths) + step)
+        logits = stage.step(columns[:, places].T, lengths + step)
         differences += [_largest(logits[slot], expected[:, :, place]) for slot, place in enumerate(places)]
     return differences
+
+
+def _fill(stage: DecoderStage, slot: int, prefix: Prefix, columns: np.ndarray) -> int:
+    filling = stage.begin(slot, prefix, columns)
+    while not filling.done:
+        stage.fill(filling, PIECE)
+    return filling.length
 
 
 def _largest(found: np.ndarray, expected: np.ndarray) -> float:

@@ -17,8 +17,12 @@ from songstarter.delay_pattern import DelayPattern, Grid
 from songstarter.engine.scheduler import Scheduler
 from songstarter.engine.take import Beginning, Outcome, Take
 from songstarter.errors import Cancelled, SongstarterError, TakeFailed
-from songstarter.stages.decoder import Prefix
+from songstarter.stages.decoder import Filling, Prefix
 from songstarter.stages.sampler import Draw, sample
+
+# While songs play, a newcomer's slot is filled by so many positions a step: about what two steps cost.
+LEAST_FILLED = 16
+FILLED_PER_SLOT = 4
 
 
 class Decoder(Protocol):
@@ -26,29 +30,27 @@ class Decoder(Protocol):
 
     slots: int
 
-    def begin(self, slot: int, prefix: Prefix, columns: Array) -> tuple[Array, int]: ...
+    def begin(self, slot: int, prefix: Prefix, columns: Array) -> Filling: ...
+
+    def fill(self, filling: Filling, most: int) -> None: ...
 
     def copy(self, source: int, target: int, length: int) -> None: ...
 
     def step(self, columns: Array, lengths: Array) -> Array: ...
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A beginning's first logits [2, codebook, token] and the positions it takes in a slot."""
-
-    logits: Array
-    length: int
-
-
 @dataclass(eq=False)
-class Playing:
-    """A take in a slot: ``length`` positions of the slot are filled."""
+class Occupant:
+    """A take in a slot: the columns it has, the positions the slot holds, and what it was filled with.
+
+    ``filling`` is the slot's own, or that of another slot with the same beginning, which is copied when it is done.
+    """
 
     take: Take
     grid: Grid
-    begun: Begun
+    filling: Filling
     length: int
+    playing: bool = False
 
 
 class Engine:
@@ -58,11 +60,11 @@ class Engine:
         self._decoder = decoder
         self._pattern = pattern
         self._scheduler = Scheduler(decoder.slots, max_waiting=max_waiting)
-        self._playing: dict[int, Playing] = {}
+        self._occupants: dict[int, Occupant] = {}  # slot -> occupant, in the order of admission
 
     @property
     def idle(self) -> bool:
-        return not self._playing and not self._scheduler.waiting
+        return not self._occupants and not self._scheduler.waiting
 
     def submit(self, takes: Sequence[Take]) -> None:
         """Let the takes of one request wait for slots.
@@ -73,73 +75,95 @@ class Engine:
         self._scheduler.enqueue(takes)
 
     def step(self) -> None:
-        """Move every take in a slot by one column."""
-        fresh = self._admit()
-        logits = self._forward(fresh)
+        """Move every playing take by one column, and the newcomers a little nearer to playing."""
+        self._admit()
+        self._fill()
+        logits = self._forward()
         self._push(self._sample(logits))
         self._retire()
 
     def abandon(self, error: SongstarterError) -> None:
-        """End every take, playing or waiting, with an error."""
-        for slot in list(self._playing):
+        """End every take, in a slot or waiting, with an error."""
+        for slot in list(self._occupants):
             self._end(slot, error)
         while admitted := self._scheduler.admit():
             slot, take = admitted
             self._scheduler.release(slot)
             take.on_end(take, error)
 
-    def _admit(self) -> dict[int, Array]:
-        """Give free slots to waiting takes; the logits of their first columns by slot.
-
-        At most one beginning is computed per step, so that newcomers don't hold up those who play; copies of a
-        beginning that already stands in a slot are free.
-        """
+    def _admit(self) -> None:
+        """Give free slots to waiting takes."""
         for take in self._scheduler.drop_cancelled():
             take.on_end(take, Cancelled("the take was cancelled before it began"))
-        fresh: dict[int, Array] = {}
-        computed = False
-        while not computed and (admitted := self._scheduler.admit()):
+        while admitted := self._scheduler.admit():
             slot, take = admitted
             try:
-                playing, computed = self._begin(slot, take)
+                self._occupants[slot] = self._occupant(slot, take)
             except Exception as error:  # whatever the stage raises ends this take, not its neighbours
                 self._scheduler.release(slot)
                 take.on_end(take, TakeFailed(f"the take could not begin: {error}"))
-                continue
-            self._playing[slot] = playing
-            fresh[slot] = playing.begun.logits
-        return fresh
 
-    def _begin(self, slot: int, take: Take) -> tuple[Playing, bool]:
-        """Put a take into a slot; whether its beginning had to be computed."""
+    def _occupant(self, slot: int, take: Take) -> Occupant:
         grid = take.beginning.grid(self._pattern)
-        twin = self._slot_with(take.beginning)
-        if twin is None:
-            begun = Begun(*self._decoder.begin(slot, take.beginning.prefix, grid.so_far))
-        else:
-            begun = self._playing[twin].begun
-            self._decoder.copy(twin, slot, begun.length)
-        return Playing(take, grid, begun, begun.length), twin is None
+        filling = self._filling_of(take.beginning)
+        if filling is None:
+            # The last column that is known is fed by the first step.
+            filling = self._decoder.begin(slot, take.beginning.prefix, grid.so_far[:, :-1])
+        return Occupant(take, grid, filling, filling.length)
 
-    def _slot_with(self, beginning: Beginning) -> int | None:
-        return next((slot for slot, playing in self._playing.items() if playing.take.beginning is beginning), None)
+    def _filling_of(self, beginning: Beginning) -> Filling | None:
+        """The filling of a slot that holds, or will hold, the same beginning."""
+        occupants = (occupant for slot, occupant in self._occupants.items() if occupant.filling.slot == slot)
+        return next((occupant.filling for occupant in occupants if occupant.take.beginning is beginning), None)
 
-    def _forward(self, fresh: dict[int, Array]) -> dict[int, Array]:
-        """Logits [2, codebook, token] by slot: the fresh ones and, from one decoder call, all the others."""
-        others = [slot for slot in self._playing if slot not in fresh]
-        if not others:
-            return fresh
-        slots = max(self._playing) + 1
+    def _fill(self) -> None:
+        """Fill the slots in the order they were given, as far as those who play can wait."""
+        for slot, occupant in list(self._occupants.items()):
+            if occupant.playing or slot not in self._occupants:
+                continue
+            try:
+                if not self._filled(slot, occupant):
+                    return
+            except Exception as error:  # a beginning that cannot be is its takes' trouble alone
+                self._fail_all_of(occupant.filling, TakeFailed(f"the take could not begin: {error}"))
+
+    def _filled(self, slot: int, occupant: Occupant) -> bool:
+        """Fill a slot by one step's worth; True when its take plays."""
+        self._fill_own(occupant.filling)
+        if not occupant.filling.done:
+            return False
+        if occupant.filling.slot != slot:
+            self._decoder.copy(occupant.filling.slot, slot, occupant.filling.length)
+            occupant.filling = Filling(slot, [], occupant.filling.length)
+        occupant.playing = True
+        return True
+
+    def _fill_own(self, filling: Filling) -> None:
+        playing = sum(occupant.playing for occupant in self._occupants.values())
+        if playing:
+            if not filling.done:
+                self._decoder.fill(filling, max(LEAST_FILLED, FILLED_PER_SLOT * playing))
+            return
+        while not filling.done:
+            self._decoder.fill(filling, filling.length)
+
+    def _forward(self) -> dict[int, Array]:
+        """Logits [2, codebook, token] by slot, from one decoder call over all who play."""
+        playing = {slot: occupant for slot, occupant in self._occupants.items() if occupant.playing}
+        if not playing:
+            return {}
+        slots = max(playing) + 1
         columns = np.full((slots, len(self._pattern.delays)), self._pattern.special)
         lengths = np.zeros(slots, np.int64)
-        for slot, playing in self._playing.items():
-            # A fresh slot gets its true length too: what the call writes there, the next step overwrites.
-            lengths[slot] = playing.length
-            columns[slot] = playing.grid.so_far[:, -1]
+        for slot, occupant in self._occupants.items():
+            if slot < slots:
+                # A slot that is not full yet gets its full length: what is written there, its first step overwrites.
+                lengths[slot] = occupant.length
+                columns[slot] = occupant.grid.so_far[:, -1]
         logits = self._decoder.step(columns, lengths)
-        for slot in others:
-            self._playing[slot].length += 1
-        return fresh | {slot: logits[slot] for slot in others}
+        for occupant in playing.values():
+            occupant.length += 1
+        return {slot: logits[slot] for slot in playing}
 
     def _sample(self, logits: dict[int, Array]) -> dict[int, Array]:
         """The next column [codebook] of every slot whose logits are numbers."""
@@ -148,25 +172,32 @@ class Engine:
             self._end(slot, TakeFailed("the decoder gave logits that are no numbers"))
         if not sound:
             return {}
-        draws = [self._draw(self._playing[slot]) for slot in sound]
+        draws = [self._draw(self._occupants[slot]) for slot in sound]
         return dict(zip(sound, sample(np.stack(list(sound.values())), draws), strict=True))
 
-    def _draw(self, playing: Playing) -> Draw:
-        take = playing.take
-        return Draw(take.sampling, take.seed, take.variation, playing.grid.next)
+    def _draw(self, occupant: Occupant) -> Draw:
+        return Draw(occupant.take.sampling, occupant.take.seed, occupant.take.variation, occupant.grid.next)
 
     def _push(self, columns: dict[int, Array]) -> None:
         for slot, column in columns.items():
-            self._playing[slot].grid.push(column)
+            self._occupants[slot].grid.push(column)
 
     def _retire(self) -> None:
-        for slot, playing in list(self._playing.items()):
-            if playing.take.cancelled:
+        # Last occupants first: those who wait for another's filling end before the one that fills it.
+        for slot, occupant in reversed(list(self._occupants.items())):
+            if occupant.take.cancelled and not self._others_wait_for(slot):
                 self._end(slot, Cancelled("the take was cancelled"))
-            elif playing.grid.done:
-                self._end(slot, playing.grid.frames())
+            elif occupant.grid.done:
+                self._end(slot, occupant.grid.frames())
+
+    def _others_wait_for(self, slot: int) -> bool:
+        return any(occupant.filling.slot == slot and other != slot for other, occupant in self._occupants.items())
+
+    def _fail_all_of(self, filling: Filling, error: SongstarterError) -> None:
+        for slot in [slot for slot, occupant in self._occupants.items() if occupant.filling is filling]:
+            self._end(slot, error)
 
     def _end(self, slot: int, outcome: Outcome) -> None:
-        playing = self._playing.pop(slot)
+        occupant = self._occupants.pop(slot)
         self._scheduler.release(slot)
-        playing.take.on_end(playing.take, outcome)
+        occupant.take.on_end(occupant.take, outcome)

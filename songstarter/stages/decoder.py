@@ -1,4 +1,4 @@
-"""The decoder graph over slots: a first call for each take, then one call a step for all of them."""
+"""The decoder graph over slots: rows are filled with what a take begins from, then all step together."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import numpy as np
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint
 from songstarter.errors import CheckpointError
+from songstarter.stages.kept_rows import KeptRows
 from songstarter.stages.kv_memory import ROWS_PER_SLOT, KvMemory
 from songstarter.stages.session import Place, Session
 
 GRAPH = Path("decoder/1/decoder.onnx")
 CROSS_GRAPH = Path("decoder/1/cross_attention.onnx")
 MEMORY_TYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "int8": np.float32, "fp16": np.float16}
+KEPT_ROWS = 8
+# A call of one position takes other kernels, whose last bits differ. Two and more agree to the last bit however
+# a row is cut into pieces, so that a song does not depend on what was kept or on who else was playing.
+FEWEST = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,51 +32,92 @@ class Prefix:
     null: Array
 
     @property
-    def rows(self) -> Array:
-        """[2, position, hidden]: the rows of a slot."""
-        return np.stack([self.guided, self.null]).astype(np.float32)
+    def rows(self) -> tuple[Array, Array]:
+        """One sequence of embeddings for each row of a slot."""
+        return self.guided, self.null
+
+
+@dataclass(eq=False)
+class RowFilling:
+    """A row on its way: ``embeddings`` [position, hidden] and then ``columns`` [codebook, column] go in."""
+
+    row: int
+    embeddings: Array
+    columns: Array
+    filled: int
 
     @property
-    def positions(self) -> int:
-        return len(self.guided)
+    def length(self) -> int:
+        return len(self.embeddings) + self.columns.shape[1]
+
+    @property
+    def left(self) -> int:
+        return self.length - self.filled
+
+    def piece(self, most: int) -> tuple[Array, Array, int, int]:
+        """The next embeddings and columns, at most ``most`` together, and where they begin and end."""
+        start = min(self.filled, max(self.length - FEWEST, 0))
+        stop = min(self.length, start + max(most, FEWEST))
+        if self.length - stop < FEWEST:
+            stop = self.length
+        split = len(self.embeddings)
+        columns = self.columns[:, max(start - split, 0) : max(stop - split, 0)]
+        return self.embeddings[start:stop], columns, start, stop
+
+
+@dataclass(eq=False)
+class Filling:
+    """A slot on its way: its rows that still lack something."""
+
+    slot: int
+    rows: list[RowFilling]
+    length: int  # what every row of the slot holds in the end
+
+    @property
+    def done(self) -> bool:
+        return not self.rows
 
 
 class Conditioning(Protocol):
     """How a family's graph learns of a prefix: in front of the columns, or beside them."""
 
-    def first_positions(self, prefix: Prefix) -> int:
-        """How many positions the prefix takes in the KV memory."""
+    def begin(self, slot: int, prefix: Prefix, columns: Array) -> list[RowFilling]:
+        """Take a prefix into a slot; what its rows must be filled with."""
 
-    def begin(self, slot: int, prefix: Prefix) -> dict[str, Array]:
-        """Take the prefix into a slot; the extra inputs of its first call."""
-
-    def go_on(self, slots: int) -> dict[str, Array]:
-        """The extra inputs of a later call over the first ``slots`` slots."""
+    def feeds(self, first: int, count: int, embeddings: Array) -> dict[str, Array]:
+        """The extra inputs of a call over ``count`` rows from row ``first``; ``embeddings`` is [row, place, hidden]."""
 
     def places(self, first: int, count: int) -> dict[str, Place]:
         """Conditioning that lies in fixed memory, for ``count`` rows from row ``first``."""
 
+    def filled(self, filling: RowFilling) -> None:
+        """Hear that a row is complete."""
+
     def copy(self, source: int, target: int) -> None:
-        """Give one slot the conditioning of another."""
+        """Give one row the conditioning of another."""
 
 
 class PrependedPrefix:
     """The melody family: the prefix stands in front of the columns, in the KV memory itself (spec 3.3)."""
 
-    def __init__(self, hidden: int) -> None:
-        self._hidden = hidden
+    def __init__(self, kept: KeptRows) -> None:
+        self._kept = kept
 
-    def first_positions(self, prefix: Prefix) -> int:
-        return prefix.positions
+    def begin(self, slot: int, prefix: Prefix, columns: Array) -> list[RowFilling]:
+        rows = [slot * ROWS_PER_SLOT + index for index in range(ROWS_PER_SLOT)]
+        return [
+            RowFilling(row, embeddings, columns, self._kept.recall(embeddings, row))
+            for row, embeddings in zip(rows, prefix.rows, strict=True)
+        ]
 
-    def begin(self, slot: int, prefix: Prefix) -> dict[str, Array]:
-        return {"prefix": prefix.rows}
-
-    def go_on(self, slots: int) -> dict[str, Array]:
-        return {"prefix": np.zeros((slots * ROWS_PER_SLOT, 0, self._hidden), np.float32)}
+    def feeds(self, first: int, count: int, embeddings: Array) -> dict[str, Array]:
+        return {"prefix": embeddings}
 
     def places(self, first: int, count: int) -> dict[str, Place]:
         return {}
+
+    def filled(self, filling: RowFilling) -> None:
+        self._kept.keep(filling.embeddings, filling.row)
 
     def copy(self, source: int, target: int) -> None:
         """Nothing lies outside the KV memory."""
@@ -81,39 +127,36 @@ class CrossAttendedPrefix:
     """The text family: every layer attends to keys and values made of the text, once per take."""
 
     def __init__(self, session: Session, checkpoint: Checkpoint, slots: int) -> None:
-        self._session = session
         decoder = checkpoint.decoder
         rows = slots * ROWS_PER_SLOT
-        self._places = checkpoint.text.max_tokens
-        shape = (rows, decoder.heads, self._places, decoder.head_size)
+        self._session = session
+        self._text_places = checkpoint.text.max_tokens
+        shape = (rows, decoder.heads, self._text_places, decoder.head_size)
         self._memory = KvMemory(session.outputs, shape=shape, dtype=np.float32)
         self._lengths = np.ones(rows, np.int64)
 
-    def first_positions(self, prefix: Prefix) -> int:
-        return 0
+    def begin(self, slot: int, prefix: Prefix, columns: Array) -> list[RowFilling]:
+        first = slot * ROWS_PER_SLOT
+        text = np.zeros((ROWS_PER_SLOT, self._text_places, prefix.guided.shape[1]), np.float32)
+        for row, embeddings in zip(text, prefix.rows, strict=True):
+            row[: len(embeddings)] = embeddings
+        self._session.run_in_place({"text": text}, self.places(first, ROWS_PER_SLOT), [])
+        self._lengths[first : first + ROWS_PER_SLOT] = len(prefix.guided)
+        nothing = prefix.guided[:0]
+        return [RowFilling(first + index, nothing, columns, 0) for index in range(ROWS_PER_SLOT)]
 
-    def begin(self, slot: int, prefix: Prefix) -> dict[str, Array]:
-        text = np.zeros((ROWS_PER_SLOT, self._places, prefix.guided.shape[1]), np.float32)
-        text[:, : prefix.positions] = prefix.rows
-        rows = slice(slot * ROWS_PER_SLOT, (slot + 1) * ROWS_PER_SLOT)
-        self._session.run_in_place({"text": text}, self._written(rows.start), [])
-        self._lengths[rows] = prefix.positions
-        return {"text_lengths": self._lengths[rows]}
-
-    def go_on(self, slots: int) -> dict[str, Array]:
-        return {"text_lengths": self._lengths[: slots * ROWS_PER_SLOT]}
+    def feeds(self, first: int, count: int, embeddings: Array) -> dict[str, Array]:
+        return {"text_lengths": self._lengths[first : first + count]}
 
     def places(self, first: int, count: int) -> dict[str, Place]:
-        pieces = self._memory.places(first, count)
-        return {name: pieces[name] for name in self._session.outputs}
+        return self._memory.places(first, count)
+
+    def filled(self, filling: RowFilling) -> None:
+        """Columns are a song's own; there is nothing to keep."""
 
     def copy(self, source: int, target: int) -> None:
-        self._memory.copy(source, target, self._places)
-        for row in range(ROWS_PER_SLOT):
-            self._lengths[target * ROWS_PER_SLOT + row] = self._lengths[source * ROWS_PER_SLOT + row]
-
-    def _written(self, first: int) -> dict[str, Place]:
-        return self.places(first, ROWS_PER_SLOT)
+        self._memory.copy(source, target, self._text_places)
+        self._lengths[target] = self._lengths[source]
 
 
 class DecoderStage:
@@ -123,68 +166,90 @@ class DecoderStage:
     """
 
     def __init__(self, repository: Path, checkpoint: Checkpoint, *, slots: int, threads: int = 0) -> None:
+        """Load the graph and allocate all memory.
+
+        Raises:
+            CheckpointError: a graph is missing or made for a device that this machine has not.
+        """
         decoder = checkpoint.decoder
         if decoder.device != "cpu":
             raise CheckpointError(f"the decoder was exported for {decoder.device}, which this release cannot run")
         self.slots = slots
-        self._logit_shape = (ROWS_PER_SLOT, checkpoint.codebooks, checkpoint.vocabulary)
+        self._hidden = decoder.hidden
+        self._codebooks = checkpoint.codebooks
         self._session = Session(repository / GRAPH, device=decoder.device, threads=threads)
+        rows = slots * ROWS_PER_SLOT
         self._memory = KvMemory(
             [name for name in self._session.inputs if name.startswith(("key_", "value_"))],
-            shape=(slots * ROWS_PER_SLOT, decoder.heads, decoder.positions, decoder.head_size),
+            shape=(rows + KEPT_ROWS, decoder.heads, decoder.positions, decoder.head_size),
             dtype=MEMORY_TYPES[decoder.precision],
         )
-        self._conditioning: Conditioning = (
-            PrependedPrefix(decoder.hidden)
-            if checkpoint.family == "melody"
-            else CrossAttendedPrefix(
-                Session(repository / CROSS_GRAPH, device=decoder.device, threads=threads), checkpoint, slots
-            )
-        )
+        if checkpoint.family == "melody":
+            self._conditioning: Conditioning = PrependedPrefix(KeptRows(self._memory, first=rows, count=KEPT_ROWS))
+        else:
+            cross = Session(repository / CROSS_GRAPH, device=decoder.device, threads=threads)
+            self._conditioning = CrossAttendedPrefix(cross, checkpoint, slots)
 
     @property
     def memory_bytes(self) -> int:
         return self._memory.bytes
 
-    def begin(self, slot: int, prefix: Prefix, columns: Array) -> tuple[Array, int]:
-        """Fill a slot with a prefix and the columns known so far.
+    def begin(self, slot: int, prefix: Prefix, columns: Array) -> Filling:
+        """Begin to fill a slot with a prefix and with ``columns`` [codebook, column], which are known."""
+        rows = self._conditioning.begin(slot, prefix, columns.astype(np.int64))
+        return Filling(slot, [row for row in rows if row.left], max(row.length for row in rows))
 
-        ``columns`` is [codebook, column]. Returns logits [2, codebook, token] for the next column, guided row
-        first, and the number of positions the slot holds now.
-        """
-        length = self._conditioning.first_positions(prefix) + columns.shape[1]
-        feeds: dict[str, Array] = {
-            "tokens": np.broadcast_to(columns, (ROWS_PER_SLOT, *columns.shape)).astype(np.int64),
-            "positions": np.broadcast_to(np.arange(length), (ROWS_PER_SLOT, length)),
-            "lengths": np.full(ROWS_PER_SLOT, length - 1, np.int32),
-            "longest": np.array([length], np.int32),
-        }
-        feeds |= self._conditioning.begin(slot, prefix)
-        return self._call(feeds, slot * ROWS_PER_SLOT, ROWS_PER_SLOT), length
+    def fill(self, filling: Filling, most: int) -> None:
+        """Go on filling a slot, by at most ``most`` positions."""
+        row = filling.rows[0]
+        embeddings, columns, start, stop = row.piece(most)
+        self._call(
+            row.row,
+            columns[None],
+            embeddings[None].astype(np.float32),
+            positions=np.arange(start, stop)[None],
+            held=np.array([stop - 1]),
+        )
+        row.filled = stop
+        if not row.left:
+            self._conditioning.filled(row)
+            filling.rows.pop(0)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Give a slot the first ``length`` positions of another: the beginning they share."""
-        self._memory.copy(source, target, length)
-        self._conditioning.copy(source, target)
+        for index in range(ROWS_PER_SLOT):
+            rows = source * ROWS_PER_SLOT + index, target * ROWS_PER_SLOT + index
+            self._memory.copy(*rows, length)
+            self._conditioning.copy(*rows)
 
     def step(self, columns: Array, lengths: Array) -> Array:
         """Feed one column to each of the first n slots.
 
-        ``columns`` is [slot, codebook]; ``lengths`` [slot] is what each slot holds so far, 0 where it is idle (its
-        result is then of no use). Returns logits [slot, 2, codebook, token].
+        ``columns`` is [slot, codebook]; ``lengths`` [slot] is what each slot holds so far. The column of a slot that
+        is idle or not filled yet is written at that place too, and its result is of no use. Returns logits
+        [slot, 2, codebook, token], guided row first.
         """
-        slots, rows = len(columns), len(columns) * ROWS_PER_SLOT
+        rows = len(columns) * ROWS_PER_SLOT
         held = np.repeat(lengths, ROWS_PER_SLOT)
-        feeds: dict[str, Array] = {
-            "tokens": np.repeat(columns, ROWS_PER_SLOT, axis=0)[:, :, None].astype(np.int64),
-            "positions": held[:, None].astype(np.int64),
+        logits = self._call(
+            0,
+            np.repeat(columns, ROWS_PER_SLOT, axis=0)[:, :, None].astype(np.int64),
+            np.zeros((rows, 0, self._hidden), np.float32),
+            positions=held[:, None],
+            held=held,
+        )
+        return logits.reshape(len(columns), ROWS_PER_SLOT, self._codebooks, -1)
+
+    def _call(self, first: int, tokens: Array, embeddings: Array, *, positions: Array, held: Array) -> Array:
+        """Run the graph on consecutive rows; ``held`` [row] is the last position of each after the call."""
+        count = len(tokens)
+        feeds = {
+            "tokens": tokens,
+            "positions": positions.astype(np.int64),
             "lengths": held.astype(np.int32),
             "longest": np.array([held.max() + 1], np.int32),
-        }
-        feeds |= self._conditioning.go_on(slots)
-        return self._call(feeds, 0, rows).reshape(slots, *self._logit_shape)
-
-    def _call(self, feeds: dict[str, Array], first: int, count: int) -> Array:
-        places = self._memory.places(first, count) | self._conditioning.places(first, count)
-        (logits,) = self._session.run_in_place(feeds, places, ["logits"])
+        } | self._conditioning.feeds(first, count, embeddings)
+        memory = self._memory.places(first, count)
+        places = memory | {f"{name}_present": place for name, place in memory.items()}
+        (logits,) = self._session.run_in_place(feeds, places | self._conditioning.places(first, count), ["logits"])
         return logits

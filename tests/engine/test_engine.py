@@ -14,7 +14,7 @@ from songstarter.engine.service import EngineService
 from songstarter.engine.take import Beginning, Outcome, Take
 from songstarter.errors import Cancelled, SongstarterError, TakeFailed, Unavailable
 from songstarter.request import Sampling
-from songstarter.stages.decoder import Prefix
+from songstarter.stages.decoder import Filling, Prefix, RowFilling
 
 VOCABULARY = 64
 PATTERN = DelayPattern((0, 0, 1, 1), special=VOCABULARY)
@@ -32,14 +32,25 @@ class CountingDecoder:
         self.memory = np.zeros(slots)
         self.begun = 0
         self.steps = 0
+        self.largest_fill = 0
         self.poisoned: set[float] = set()
 
-    def begin(self, slot: int, prefix: Prefix, columns: Array) -> tuple[Array, int]:
+    def begin(self, slot: int, prefix: Prefix, columns: Array) -> Filling:
         if prefix.guided[0, 0] < 0:
             raise ValueError("a prefix that cannot be")
         self.begun += 1
-        self.memory[slot] = prefix.guided[0, 0]
-        return self._logits(self.memory[slot], columns[:, -1]), prefix.positions + columns.shape[1]
+        rows = [RowFilling(slot, prefix.guided, columns, 0)]
+        return Filling(slot, rows, len(prefix.guided) + columns.shape[1])
+
+    def fill(self, filling: Filling, most: int) -> None:
+        row = filling.rows[0]
+        if row.embeddings[0, 0] > 1000:
+            raise ValueError("a prefix that breaks the graph")
+        self.largest_fill = max(self.largest_fill, most)
+        row.filled += min(most, row.left)
+        if not row.left:
+            self.memory[filling.slot] = row.embeddings[0, 0]
+            filling.rows.pop()
 
     def copy(self, source: int, target: int, length: int) -> None:
         self.memory[target] = self.memory[source]
@@ -75,8 +86,8 @@ class Ends:
         return outcome.tolist()
 
 
-def beginning(song: float, frames: int = 10) -> Beginning:
-    prefix = np.full((3, 2), song, np.float32)
+def beginning(song: float, frames: int = 10, positions: int = 3) -> Beginning:
+    prefix = np.full((positions, 2), song, np.float32)
     return Beginning(Prefix(prefix, np.zeros_like(prefix)), None, frames)
 
 
@@ -142,15 +153,70 @@ def test_a_beginning_is_computed_again_when_no_slot_holds_it_any_more() -> None:
     assert ends.frames(takes[0]) == ends.frames(takes[1]) == solo(5)
 
 
-def test_at_most_one_beginning_is_computed_a_step() -> None:
+def test_a_newcomer_is_filled_little_by_little_while_others_play() -> None:
     ends = Ends()
-    decoder = CountingDecoder(8)
+    decoder = CountingDecoder(4)
     engine = Engine(decoder, PATTERN, max_waiting=8)
-    for song in range(1, 5):
-        engine.submit([make_take(song, ends)])
-    for count in range(1, 5):
+    first = make_take(1, ends, frames=300)
+    engine.submit([first])
+    engine.step()
+    decoder.largest_fill = 0
+    late = [Take(beginning(2, positions=100), GREEDY, 0, variation, ends) for variation in range(1)]
+    engine.submit(late)
+    for _ in range(6):
         engine.step()
-        assert decoder.begun == count
+        assert decoder.memory.tolist() == [1, 0, 0, 0]
+    engine.step()
+    assert decoder.memory.tolist() == [1, 2, 0, 0]
+    assert decoder.largest_fill == 16
+    run(engine)
+    assert ends.frames(late[0]) == solo(2)
+    assert ends.frames(first) == solo(1, frames=300)
+
+
+def test_variations_wait_for_a_beginning_that_is_being_filled() -> None:
+    ends = Ends()
+    decoder = CountingDecoder(4)
+    engine = Engine(decoder, PATTERN, max_waiting=8)
+    engine.submit([make_take(1, ends, frames=300)])
+    engine.step()
+    shared = beginning(2, positions=60)
+    variations = [Take(shared, GREEDY, 0, variation, ends) for variation in range(3)]
+    engine.submit(variations)
+    engine.step()
+    variations[0].cancel()
+    run(engine)
+    assert isinstance(ends.error(variations[0]), Cancelled)
+    assert decoder.begun == 2
+    assert ends.frames(variations[1]) == ends.frames(variations[2]) == solo(2)
+
+
+def test_a_whole_request_cancelled_while_it_is_filled_ends_at_the_next_step() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(4), PATTERN, max_waiting=8)
+    engine.submit([make_take(1, ends, frames=300)])
+    engine.step()
+    shared = beginning(2, positions=600)
+    variations = [Take(shared, GREEDY, 0, variation, ends) for variation in range(3)]
+    engine.submit(variations)
+    engine.step()
+    for take in variations:
+        take.cancel()
+    engine.step()
+    assert all(isinstance(ends.error(take), Cancelled) for take in variations)
+
+
+def test_a_beginning_that_breaks_the_graph_fails_its_takes_alone() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(4), PATTERN, max_waiting=8)
+    well = make_take(1, ends, frames=30)
+    shared = beginning(2000)
+    ill = [Take(shared, GREEDY, 0, variation, ends) for variation in range(2)]
+    engine.submit([well])
+    engine.submit(ill)
+    run(engine)
+    assert all("breaks the graph" in str(ends.error(take)) for take in ill)
+    assert ends.frames(well) == solo(1, frames=30)
 
 
 def test_a_cancelled_take_frees_its_slot_at_the_next_step() -> None:

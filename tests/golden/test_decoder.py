@@ -51,7 +51,7 @@ def facts(loaded: Loaded, precision: str = "fp32") -> Checkpoint:
 def stage(loaded: Loaded, tmp_path: Path) -> Callable[[str], DecoderStage]:
     def open_stage(precision: str) -> DecoderStage:
         folder = tmp_path / "decoder" / "1"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         decoder = loaded.model.decoder
         write_decoder(decoder, shape_of(decoder, POSITIONS), form_of(precision, "cpu"), folder)
         return DecoderStage(tmp_path, facts(loaded, precision), slots=3)
@@ -69,15 +69,23 @@ def reference_logits(loaded: Loaded, prefix: Prefix, columns: Array) -> Array:
     """Logits [2, codebook, column, token] of transformers over all columns at once."""
     ids = torch.from_numpy(columns).expand(2, -1, -1).reshape(-1, columns.shape[1])
     with torch.no_grad():
-        logits = loaded.model.decoder(input_ids=ids, encoder_hidden_states=torch.from_numpy(prefix.rows)).logits
+        logits = loaded.model.decoder(input_ids=ids, encoder_hidden_states=torch.from_numpy(np.stack(prefix.rows))).logits
     return logits.reshape(2, len(columns), -1, logits.shape[-1])[:, :, -columns.shape[1] :].numpy()
 
 
-def play(stage: DecoderStage, prefix: Prefix, columns: Array, *, slot: int, known: int) -> Array:
-    """Logits [2, codebook, column - known + 1, token] of the stage, one column at a time after the first call."""
-    first, length = stage.begin(slot, prefix, columns[:, :known])
-    logits = [first]
+def fill(stage: DecoderStage, slot: int, prefix: Prefix, columns: Array, *, most: int = 10**6) -> int:
+    """Fill a slot in pieces of at most ``most`` positions; what it holds then."""
+    filling = stage.begin(slot, prefix, columns)
+    while not filling.done:
+        stage.fill(filling, most)
+    return filling.length
+
+
+def play(stage: DecoderStage, prefix: Prefix, columns: Array, *, slot: int, known: int, most: int = 10**6) -> Array:
+    """Logits [2, codebook, column - known, token] of the stage for the columns after the known ones."""
+    length = fill(stage, slot, prefix, columns[:, :known], most=most)
     fed, lengths = np.full((slot + 1, len(columns)), 2048), np.zeros(slot + 1, np.int64)
+    logits = []
     for place in range(known, columns.shape[1]):
         fed[slot], lengths[slot] = columns[:, place], length
         logits.append(stage.step(fed, lengths)[slot])
@@ -89,7 +97,7 @@ def test_fp32_logits_equal_transformers_over_a_whole_run(loaded: Loaded, stage: 
     prefix = random_prefix(loaded)
     columns = np.random.default_rng(2).integers(0, 2049, (loaded.codebooks, 404))
     ours = play(stage("fp32"), prefix, columns, slot=1, known=5)
-    theirs = reference_logits(loaded, prefix, columns)[:, :, 4:]
+    theirs = reference_logits(loaded, prefix, columns)[:, :, 5:]
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)
 
 
@@ -100,7 +108,7 @@ def test_reduced_precisions_mostly_agree_on_the_likeliest_token(
     prefix = random_prefix(loaded)
     columns = np.random.default_rng(2).integers(0, 2049, (loaded.codebooks, 60))
     ours = play(stage(precision), prefix, columns, slot=0, known=5)
-    theirs = reference_logits(loaded, prefix, columns)[:, :, 4:]
+    theirs = reference_logits(loaded, prefix, columns)[:, :, 5:]
     assert (ours.argmax(-1) == theirs.argmax(-1)).mean() > share
 
 
@@ -108,9 +116,7 @@ def test_rows_do_not_depend_on_their_neighbours(loaded: Loaded, stage: Callable[
     stage_fp32 = stage("fp32")
     prefix = random_prefix(loaded)
     columns = np.random.default_rng(4).integers(0, 2048, (3, loaded.codebooks))
-    for slot in range(3):
-        _, length = stage_fp32.begin(slot, prefix, columns[:1].T.repeat(slot + 1, axis=1))
-    lengths = np.array([length - 2, length - 1, length])
+    lengths = np.array([fill(stage_fp32, slot, prefix, columns[:1].T.repeat(slot + 3, axis=1)) for slot in range(3)])
     crowd = stage_fp32.step(columns, lengths)
     alone = stage_fp32.step(columns[:1], lengths[:1])
     assert (alone[0] == crowd[0]).all()
@@ -121,8 +127,46 @@ def test_rows_do_not_depend_on_their_neighbours(loaded: Loaded, stage: Callable[
 def test_a_copied_slot_goes_on_like_its_source(loaded: Loaded, stage: Callable[[str], DecoderStage]) -> None:
     stage_fp32 = stage("fp32")
     column = np.random.default_rng(5).integers(0, 2048, (1, loaded.codebooks))
-    _, length = stage_fp32.begin(0, random_prefix(loaded), column.T)
+    length = fill(stage_fp32, 0, random_prefix(loaded), column.T)
     stage_fp32.copy(0, 2, length)
     logits = stage_fp32.step(column.repeat(3, axis=0), np.array([length, 0, length]))
     assert (logits[0] == logits[2]).all()
     assert not (logits[0] == logits[1]).all()
+
+
+@pytest.mark.parametrize("most", [2, 7, 16, 21])
+def test_a_song_does_not_depend_on_the_pieces_its_slot_was_filled_in(
+    loaded: Loaded, stage: Callable[[str], DecoderStage], most: int
+) -> None:
+    stage_fp32 = stage("fp32")
+    prefix = random_prefix(loaded)
+    columns = np.random.default_rng(6).integers(0, 2048, (loaded.codebooks, 9))
+    whole = play(stage_fp32, prefix, columns, slot=0, known=6)
+    pieces = play(stage("fp32"), prefix, columns, slot=1, known=6, most=most)
+    assert (whole == pieces).all()
+
+
+def test_a_song_does_not_depend_on_what_was_kept(loaded: Loaded, stage: Callable[[str], DecoderStage]) -> None:
+    stage_fp32 = stage("fp32")
+    prefix, other = random_prefix(loaded), random_prefix(loaded)
+    other.guided[11:] += 1
+    columns = np.random.default_rng(6).integers(0, 2048, (loaded.codebooks, 9))
+    first = play(stage_fp32, prefix, columns, slot=0, known=2)
+    play(stage_fp32, other, columns, slot=1, known=2)
+    # Now the whole guided row is kept, the whole null row, and a row that shares eleven positions.
+    again = play(stage_fp32, prefix, columns, slot=2, known=2)
+    assert (first == again).all()
+    filling = stage_fp32.begin(0, prefix, columns[:, :2])
+    left = {row.left for row in filling.rows}
+    assert left == {2}
+
+
+def test_an_evicted_beginning_is_computed_again(loaded: Loaded, stage: Callable[[str], DecoderStage]) -> None:
+    stage_fp32 = stage("fp32")
+    prefix = random_prefix(loaded)
+    columns = np.random.default_rng(6).integers(0, 2048, (loaded.codebooks, 9))
+    first = play(stage_fp32, prefix, columns, slot=0, known=2)
+    for shift in range(1, 10):
+        fill(stage_fp32, 1, Prefix(prefix.guided + shift, prefix.null - shift), columns[:, :2])
+    assert {row.left for row in stage_fp32.begin(0, prefix, columns[:, :2]).rows} <= {len(prefix.guided) + 2, 2}
+    assert (play(stage_fp32, prefix, columns, slot=2, known=2) == first).all()
