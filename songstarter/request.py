@@ -18,6 +18,7 @@ MAX_TEMPERATURE = 5.0
 MAX_GUIDANCE = 20.0
 MAX_OUTPUTS = 8
 MAX_PROMPT_BYTES = 8192
+MICROSECONDS = 6  # digits of a second; fp32 keeps about as many
 RANDOM_SEED = -1
 TO_THE_END = -1.0
 
@@ -126,7 +127,7 @@ def _prompt(text: str) -> str:
 
 
 def _duration(seconds: float, shortest: float, longest: float) -> float:
-    if not shortest <= seconds <= longest:  # False for NaN too
+    if not shortest <= round(seconds, MICROSECONDS) <= longest:  # False for NaN too
         raise InvalidRequest("duration", seconds, f"{shortest:g} to {longest:g} seconds")
     return seconds
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from exporting import export_into
 
 from songstarter.checkpoint import Family
 
@@ -45,3 +47,9 @@ def text_checkpoint() -> Loaded:
 @pytest.fixture(scope="session")
 def text_stereo_checkpoint() -> Loaded:
     return _tiny("text", 2)
+
+
+@pytest.fixture(scope="session")
+def embedded_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded checkpoint, exported as `make export` does."""
+    return export_into(tmp_path_factory.mktemp("embedded") / "model_repository", "embedded")
