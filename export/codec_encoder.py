@@ -15,7 +15,6 @@ from songstarter.contract import CODEC_ENCODER, CODEC_ENCODER_INPUTS, CODEC_ENCO
 
 TOLERANCE = 1e-4
 UNEQUAL_CODES = 1e-3  # of two codes nearly as near, rounding may choose the other one
-AXES = {"waveform": {0: "batch", 1: "sample"}, "samples": {0: "batch"}, "codes": {0: "batch", 2: "frame"}}
 
 
 class CodecEncoder(nn.Module):
@@ -54,7 +53,6 @@ def export_codec_encoder(codec: EncodecModel, folder: Path) -> list[Check]:
         folder,
         inputs=CODEC_ENCODER_INPUTS,
         outputs=CODEC_ENCODER_OUTPUTS,
-        axes=AXES,
     )
     return _checks(codec, module, path)
 

@@ -17,7 +17,6 @@ from songstarter.contract import MELODY_ENCODER, MELODY_ENCODER_INPUTS, MELODY_E
 POINTS = 16_384  # samples of a spectrum
 HOP = 4_096  # samples from one to the next
 TOLERANCE = 1e-4
-AXES = {name: {0: "batch"} for name in ("waveform", "samples", "embeddings")}
 
 
 def samples_of(frames: int) -> int:
@@ -76,7 +75,6 @@ def export_melody_encoder(loaded: Loaded, folder: Path) -> list[Check]:
         folder,
         inputs=MELODY_ENCODER_INPUTS,
         outputs=MELODY_ENCODER_OUTPUTS,
-        axes=AXES,
     )
     lengths = [width, 1, 5_001, POINTS, 300_000]
     waveform, samples = random_melodies(lengths, width)

@@ -21,8 +21,6 @@ WHOLE_FILE_LIMIT = 1_500_000_000  # bytes; a protobuf message ends at 2 GiB
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = MODEL_FILE + ".data"
 
-Axes = dict[int, str]
-
 
 def trace(
     module: torch.nn.Module,
@@ -31,14 +29,15 @@ def trace(
     *,
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
-    axes: dict[str, Axes],
 ) -> Path:
     """Write ``folder/model.onnx`` and return its path.
 
-    ``axes`` names the axes of inputs and outputs that may be of any length; batch is one of them.
+    The batch, and every dimension which the contract leaves open, is open in the graph too: Triton refuses a graph
+    that is more exact than its configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / MODEL_FILE
+    before = {path, *folder.iterdir()}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -49,16 +48,37 @@ def trace(
             opset_version=OPSET,
             input_names=[tensor.name for tensor in inputs],
             output_names=[tensor.name for tensor in outputs],
-            dynamic_axes=axes,
+            dynamic_axes={tensor.name: _open_axes(tensor) for tensor in (*inputs, *outputs)},
         )
-    if sum(weight.nbytes for weight in module.state_dict().values()) > WHOLE_FILE_LIMIT:
-        _move_weights_out(path)
+    model = onnx.load(path)
+    for scattered in set(folder.iterdir()) - before:  # the tracer spreads large weights over many files
+        scattered.unlink()
+    for tensor in outputs:
+        _leave_open(model.graph, tensor)
+    large = sum(weight.nbytes for weight in module.state_dict().values()) > WHOLE_FILE_LIMIT
+    onnx.save_model(model, path, save_as_external_data=large, location=WEIGHTS_FILE)
     return path
 
 
-def _move_weights_out(path: Path) -> None:
-    """Put the weights, which the tracer may have spread over many files, into one beside the graph."""
-    model = onnx.load(path)
-    for scattered in path.parent.iterdir():
-        scattered.unlink()
-    onnx.save_model(model, path, save_as_external_data=True, location=WEIGHTS_FILE)
+def _open_axes(tensor: Tensor) -> dict[int, str]:
+    sizes = {axis: f"{tensor.name}_{axis}" for axis, size in enumerate(tensor.dims, start=1) if size < 0}
+    return {0: "batch", **sizes}
+
+
+def _leave_open(graph: onnx.GraphProto, tensor: Tensor) -> None:
+    """Hide an output's sizes from shape inference, which would close what the contract leaves open.
+
+    A reshape to its own shape costs nothing, and no inference looks through the maximum.
+    """
+    known, zero, shape, same = (f"{tensor.name}_{part}" for part in ("known", "zero", "shape", "same"))
+    for node in graph.node:
+        node.output[:] = [known if name == tensor.name else name for name in node.output]
+        node.input[:] = [known if name == tensor.name else name for name in node.input]
+    graph.initializer.append(onnx.helper.make_tensor(zero, onnx.TensorProto.INT64, [1], [0]))
+    graph.node.extend(
+        [
+            onnx.helper.make_node("Shape", [known], [shape]),
+            onnx.helper.make_node("Max", [shape, zero], [same]),
+            onnx.helper.make_node("Reshape", [known, same], [tensor.name]),
+        ]
+    )
