@@ -1,0 +1,82 @@
+"""What the figures were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+BUFFER_BYTES = 512 * 2**20  # far more than any cache holds
+PASSES = 8
+
+
+def facts() -> dict[str, str | int]:
+    """Processor, cores, memory, versions and revision."""
+    return {
+        "cpu": _cpu(),
+        "cores": cores(),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("numpy", "onnxruntime", "torch", "transformers")},
+        "revision": _revision(),
+    }
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def free_bytes() -> int:
+    """The memory that a process can still take without swapping."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def bandwidth(threads: int) -> dict[str, float]:
+    """Bytes per second from memory, by way of measuring: the best of several passes over a large buffer."""
+    torch.set_num_threads(threads)
+    buffer = torch.ones(BUFFER_BYTES // 4)
+    target = torch.empty_like(buffer)
+    ways: dict[str, tuple[int, Callable[[], object]]] = {
+        "sum": (1, buffer.sum),
+        "dot": (1, lambda: torch.dot(buffer, buffer)),
+        "copy": (2, lambda: target.copy_(buffer)),  # reads and writes
+    }
+    return {name: passes * BUFFER_BYTES / _fastest(way) for name, (passes, way) in ways.items()}
+
+
+def _fastest(way: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(PASSES):
+        start = time.perf_counter()
+        way()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    features = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+    telling = [feature for feature in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if feature in features]
+    return f"{next(named, platform.machine())} ({', '.join(telling)})"
+
+
+def _revision() -> str:
+    """The commit, with ``+`` when the tree differs from it."""
+    try:
+        return _git("rev-parse", "--short=12", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
