@@ -12,11 +12,10 @@ import time
 import wave
 from pathlib import Path
 
-from songstarter_client import Client
-
 from songstarter.errors import SongstarterError
 from songstarter.server.launch import Ports
 from songstarter.server.server import Server
+from songstarter_client import Client
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "synth, dark, hip hop, a minor, 140 bpm"

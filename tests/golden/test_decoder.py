@@ -68,8 +68,9 @@ def random_prefix(loaded: Loaded) -> Prefix:
 def reference_logits(loaded: Loaded, prefix: Prefix, columns: Array) -> Array:
     """Logits [2, codebook, column, token] of transformers over all columns at once."""
     ids = torch.from_numpy(columns).expand(2, -1, -1).reshape(-1, columns.shape[1])
+    conditions = torch.from_numpy(np.stack(prefix.rows))
     with torch.no_grad():
-        logits = loaded.model.decoder(input_ids=ids, encoder_hidden_states=torch.from_numpy(np.stack(prefix.rows))).logits
+        logits = loaded.model.decoder(input_ids=ids, encoder_hidden_states=conditions).logits
     return logits.reshape(2, len(columns), -1, logits.shape[-1])[:, :, -columns.shape[1] :].numpy()
 
 

@@ -25,14 +25,15 @@ def test_frames_come_back_from_their_columns(pattern: DelayPattern, count: int) 
     assert (pattern.to_frames(columns) == frames).all()
 
 
-def test_a_song_from_nothing_takes_three_steps_more_than_frames() -> None:
-    grid = Grid(MONO, frames=400)
-    assert grid.so_far.tolist() == [[2048]] * 4
+@pytest.mark.parametrize(("frames", "opening"), [(400, 0), (400, 100), (1500, 0), (1500, 600), (2, 1)])
+def test_a_window_takes_three_steps_more_than_it_has_new_frames(frames: int, opening: int) -> None:
+    grid = Grid(MONO, frames, np.zeros((4, opening), np.int32) if opening else None)
+    assert grid.so_far.shape[1] == opening + 1
     steps = 0
     while not grid.done:
         grid.push(np.full(4, steps))
         steps += 1
-    assert steps == 403
+    assert steps == frames - opening + 3
 
 
 def test_a_column_fills_only_what_is_unknown() -> None:
