@@ -7,10 +7,11 @@ cache is stretched to it, instead of decoding a thousand steps.
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -18,6 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, S
 
 from benchmarks.timing import WARM_STEPS, first_context
 from export.checkpoints import Loaded
+from export.checkpoints.compose import ATTENTION
 
 PROMPT_TOKENS = 4
 SHORT_MELODY = 4  # frames of the prefix before the cache is stretched
@@ -27,6 +29,8 @@ TOP_K = 250
 # Fewer columns, and `generate` leaves out its delay pattern.
 FEWEST_TOKENS = 8
 
+Forward = Callable[..., Any]
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -34,21 +38,38 @@ class Variant:
 
     attention: str
     new_cache: Callable[[Loaded, int], Cache]
-    compiled: bool = False
+    decorate: Callable[[Forward], Forward]
 
 
-def _growing_cache(loaded: Loaded, context: int) -> Cache:
+def _growing_cache(loaded: Loaded, capacity: int) -> Cache:
     return DynamicCache(config=loaded.model.decoder.config)
 
 
-def _static_cache(loaded: Loaded, context: int) -> Cache:
-    return StaticCache(config=loaded.model.decoder.config, max_cache_len=context + ROOM)
+def _static_cache(loaded: Loaded, capacity: int) -> Cache:
+    return StaticCache(config=loaded.model.decoder.config, max_cache_len=capacity + ROOM)
+
+
+def _unchanged(forward: Forward) -> Forward:
+    return forward
+
+
+def _compiled(forward: Forward) -> Forward:
+    """Compile what every step runs; the first call, with the prefix, stays as it is."""
+    compiled = torch.compile(forward, dynamic=False)
+
+    def run(input_ids: torch.Tensor, **settings: Any) -> Any:
+        if settings.get("encoder_hidden_states") is not None:
+            return forward(input_ids, **settings)
+        # Contiguous, because `generate` hands over a slice whose stride grows: each step would compile anew.
+        return compiled(input_ids.contiguous(), **settings)
+
+    return run
 
 
 VARIANTS: dict[str, Variant] = {
-    "eager": Variant("eager", _growing_cache),
-    "sdpa": Variant("sdpa", _growing_cache),
-    "static+compile": Variant("sdpa", _static_cache, compiled=True),
+    "eager": Variant("eager", _growing_cache, _unchanged),
+    "sdpa": Variant("sdpa", _growing_cache, _unchanged),
+    "static+compile": Variant("sdpa", _static_cache, _compiled),
 }
 
 
@@ -72,39 +93,47 @@ class Clock(LogitsProcessor):
         return gaps[WARM_STEPS:]
 
 
-def measure_peer(loaded: Loaded, variant: Variant, *, songs: int, context: int, steps: int) -> list[float]:
-    """Seconds of each of some steps of ``generate`` for so many songs around a context."""
-    start = first_context(context, steps)
-    cache = variant.new_cache(loaded, context + steps)
-    clock = Clock(cache, start)
-    with torch.inference_mode(), _prepared(loaded, variant):
-        loaded.model.generate(
-            input_ids=torch.ones((songs, PROMPT_TOKENS), dtype=torch.long),
-            past_key_values=EncoderDecoderCache(cache, DynamicCache(config=loaded.model.decoder.config)),
-            logits_processor=LogitsProcessorList([clock]),
-            guidance_scale=GUIDANCE,
-            do_sample=True,
-            top_k=TOP_K,
-            max_new_tokens=max(1 + WARM_STEPS + steps, FEWEST_TOKENS),
-        )
-    return clock.seconds[:steps]
+class PeerDecode:
+    """The model run in one variant; use it as a context manager, which leaves the model as it was."""
 
+    def __init__(self, loaded: Loaded, variant: Variant, *, songs: int, threads: int) -> None:
+        self._loaded, self._variant, self._songs = loaded, variant, songs
+        torch.set_num_threads(threads)
 
-@contextmanager
-def _prepared(loaded: Loaded, variant: Variant) -> Iterator[None]:
-    """The model with the variant's attention, a short prefix, and its decoder compiled where that is wanted."""
-    model = loaded.model
-    chroma_length, forward = model.config.chroma_length, model.decoder.model.decoder.forward
-    model.config.chroma_length = SHORT_MELODY
-    model.decoder.set_attn_implementation(variant.attention)
-    if variant.compiled:
-        model.decoder.model.decoder.forward = torch.compile(forward)
-    try:
-        yield
-    finally:
-        model.config.chroma_length = chroma_length
-        model.decoder.set_attn_implementation("sdpa")
-        model.decoder.model.decoder.forward = forward
+    def __enter__(self) -> Self:
+        model = self._loaded.model
+        self._chroma_length, model.config.chroma_length = model.config.chroma_length, SHORT_MELODY
+        model.decoder.set_attn_implementation(self._variant.attention)
+        inner = model.decoder.model.decoder
+        inner.forward = self._variant.decorate(inner.forward)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        model = self._loaded.model
+        model.config.chroma_length = self._chroma_length
+        model.decoder.set_attn_implementation(ATTENTION)
+        del model.decoder.model.decoder.forward  # the class's own shows again
+        gc.collect()
+
+    def measure(self, context: int, steps: int, *, capacity: int) -> list[float]:
+        """Seconds of each of some steps of ``generate`` around a context.
+
+        ``capacity`` is the longest context of the take, for which a static cache is made.
+        """
+        model = self._loaded.model
+        cache = self._variant.new_cache(self._loaded, capacity)
+        clock = Clock(cache, first_context(context, steps))
+        with torch.inference_mode():
+            model.generate(
+                input_ids=torch.ones((self._songs, PROMPT_TOKENS), dtype=torch.long),
+                past_key_values=EncoderDecoderCache(cache, DynamicCache(config=model.decoder.config)),
+                logits_processor=LogitsProcessorList([clock]),
+                guidance_scale=GUIDANCE,
+                do_sample=True,
+                top_k=TOP_K,
+                max_new_tokens=max(1 + WARM_STEPS + steps, FEWEST_TOKENS),
+            )
+        return clock.seconds[:steps]
 
 
 def _stretch(cache: Cache, context: int) -> None:
