@@ -59,8 +59,8 @@ def export_codec_encoder(codec: EncodecModel, folder: Path) -> list[Check]:
 
 def _checks(codec: EncodecModel, module: CodecEncoder, path: Path) -> list[Check]:
     hop = codec.config.hop_length
-    lengths = [50 * hop, 1, 37 * hop + 1, 49 * hop - 1, hop // 2 + 3]
-    waveform, samples = random_waveforms(lengths, 50 * hop)
+    lengths = [24 * hop, 1, 17 * hop + 1, 23 * hop - 1, hop // 2 + 3]
+    waveform, samples = random_waveforms(lengths, 24 * hop)
     alone = [encoded_alone(codec, row[:length]) for row, length in zip(waveform, lengths, strict=True)]
     with torch.no_grad():
         embeddings, frames = module.embed(waveform, samples)
@@ -78,8 +78,8 @@ def encoded_alone(codec: EncodecModel, waveform: torch.Tensor) -> tuple[torch.Te
     """What the original makes of one row: [sample] -> [latent, frame] and [codebook, frame]."""
     with torch.no_grad():
         embeddings = codec.encoder(waveform[None, None])
-        codes = codec.encode(waveform[None, None]).audio_codes
-    return embeddings[0], codes[0, 0]
+        codes = codec.quantizer.encode(embeddings, codec.config.target_bandwidths[-1])
+    return embeddings[0], codes[:, 0]
 
 
 def random_waveforms(lengths: list[int], width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -76,7 +76,7 @@ def export_melody_encoder(loaded: Loaded, folder: Path) -> list[Check]:
         inputs=MELODY_ENCODER_INPUTS,
         outputs=MELODY_ENCODER_OUTPUTS,
     )
-    lengths = [width, 1, 5_001, POINTS, 300_000]
+    lengths = [width, 5_001, 300_000]
     waveform, samples = random_melodies(lengths, width)
     found = run_graph(path, {"waveform": waveform, "samples": samples})["embeddings"]
     expected = [embedded_alone(loaded, row[:length]) for row, length in zip(waveform, lengths, strict=True)]

@@ -145,6 +145,13 @@ _TWINS: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
 
 
 def twin(layer: nn.Module) -> nn.Module:
+    """The layer's own twin.
+
+    Raises:
+        UnknownCheckpoint: EnCodec has no such layer.
+    """
+    if type(layer) not in _TWINS:
+        raise UnknownCheckpoint(f"the codec has a layer {type(layer).__name__}; expected those of EnCodec")
     return _TWINS[type(layer)](layer)
 
 
