@@ -8,6 +8,12 @@ EXPORTED := $(REPOSITORY)/manifest.json
 # What the exported graphs are made of: a change here makes them stale.
 EXPORTER := $(shell find export songstarter/checkpoint.py -name '*.py' 2>/dev/null)
 
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+# pip says a line for each of ninety packages; this makes them one that counts.
+PIP_PROGRESS := /^(Collecting|Processing) / { printf "\r  %d packages found", ++n; fflush() } \
+	/^Installing collected/ { print "\n  installing them"; fflush() }
+
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
@@ -19,12 +25,11 @@ help: ## show this list
 setup: $(INSTALLED) ## make the virtual environment (.venv)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@echo "setting up $(VENV): about 1.2 GB of packages, a minute or two"
+	@echo "setting up $(VENV): 1.8 GB of packages, a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --progress-bar on --constraint constraints.txt --editable '.[dev]' \
-		| grep -vE '^(Requirement already|Looking in|Obtaining|  Using cached)' || true
-	$(BIN)/python -c 'import songstarter, torch, onnxruntime, tritonclient'
+	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]' | awk '$(PIP_PROGRESS)'
+	@$(BIN)/python -c 'import songstarter, torch, onnxruntime, tritonclient'
 	@touch $@
 
 export: $(EXPORTED) ## export the embedded checkpoint into model_repository/

@@ -16,6 +16,7 @@ from songstarter.errors import SongstarterError
 from songstarter.server.launch import Ports
 from songstarter.server.server import Server
 from songstarter_client import Client
+from songstarter_client.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "synth, dark, hip hop, a minor, 140 bpm"
@@ -41,9 +42,10 @@ def make_songs(url: str, out: Path) -> None:
     melody = write_tune(out / "melody.wav")
     with Client(url) as client:
         for name, fields in {"from-a-prompt": {}, "from-a-melody": {"input_audio": melody}}.items():
-            tell(f"{name}: 4 variations of {PROMPT!r}, 8 seconds each")
             started = time.monotonic()
-            song = client.generate(PROMPT, seed=1, **fields)
+            tell(f"{name}: 4 variations of {PROMPT!r}, 8 seconds each")
+            with Progress("demo: decoding"):
+                song = client.generate(PROMPT, seed=1, **fields)
             tell(f"made 32 seconds of music in {time.monotonic() - started:.1f} s, seed {song.seed}")
             for path in song.save(out, name):
                 print(path.relative_to(ROOT))
