@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from transformers import EncodecModel
 
 from export.checkpoints.audiocraft_codec import codec_from_state
 from export.checkpoints.compose import DECODER_CONFIGS, LANGUAGE_MODELS, LanguageModel, compose
@@ -100,7 +101,7 @@ def _text_encoder_name(settings: dict[str, Any]) -> str:
     return (conditioner.get("t5") or {}).get("name", TEXT_ENCODER)
 
 
-def _codec_of(source: str, given: str | None) -> torch.nn.Module:
+def _codec_of(source: str, given: str | None) -> EncodecModel:
     """The codec: the one that was given, the one that is stored, or the one that the checkpoint names."""
     if given and file_of(given, "config.json"):
         return load_codec(given)
