@@ -18,7 +18,7 @@ WORD = np.uint64(32)
 
 
 def uniforms(seeds: Array, variations: Array, steps: Array, codebooks: int) -> Array:
-    """One number in [0, 1) for each take and codebook: [take] x 3 -> [take, codebook] fp64."""
+    """Two numbers in [0, 1) for each take and codebook: [take] x 3 -> [take, codebook, 2] fp64."""
     shape = (len(seeds), codebooks)
     counter = (
         np.broadcast_to(np.arange(codebooks, dtype=np.uint64), shape),
@@ -28,10 +28,14 @@ def uniforms(seeds: Array, variations: Array, steps: Array, codebooks: int) -> A
     )
     key = (np.broadcast_to(seeds.astype(np.uint64)[:, None], shape), np.zeros(shape, np.uint64))
     words = philox(counter, key)
-    # 53 random bits, the most a double holds evenly.
-    mantissa = (words[0] << np.uint64(21)) | (words[1] >> np.uint64(11))
-    numbers: Array = mantissa.astype(np.float64) * 2.0**-53
-    return numbers
+    return np.stack([_fraction(words[0], words[1]), _fraction(words[2], words[3])], axis=-1)
+
+
+def _fraction(high: Array, low: Array) -> Array:
+    """53 random bits, the most a double holds evenly, as a number in [0, 1)."""
+    bits = (high << np.uint64(21)) | (low >> np.uint64(11))
+    fraction: Array = bits.astype(np.float64) * 2.0**-53
+    return fraction
 
 
 Words = tuple[Array, ...]

@@ -18,12 +18,18 @@ def guide(guided: Array, null: Array, guidance: float) -> Array:
 
 
 def choose(logits: Array, sampling: Sampling, uniforms: Array) -> Array:
-    """One token for each codebook: ``logits`` [codebook, token], ``uniforms`` [codebook] in [0, 1)."""
+    """One token for each codebook: ``logits`` [codebook, token], ``uniforms`` [codebook, 2] in [0, 1).
+
+    A token is drawn from the whole distribution. Where the filter would have dropped it, one is drawn from what the
+    filter keeps: together that is a draw from the kept tokens, and most need no filter at all.
+    """
     if sampling.temperature == 0:
         likeliest: Array = logits.argmax(axis=-1)
         return likeliest
-    probabilities = keep(softmax(logits / np.float32(sampling.temperature)), sampling)
-    return draw(probabilities, uniforms)
+    probabilities = softmax(logits / np.float32(sampling.temperature))
+    kept = keep(probabilities, sampling)
+    first, second = draw(probabilities, uniforms[:, 0]), draw(kept, uniforms[:, 1])
+    return np.where(np.take_along_axis(kept, first[:, None], axis=-1)[:, 0] > 0, first, second)
 
 
 def softmax(logits: Array) -> Array:

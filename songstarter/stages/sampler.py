@@ -16,6 +16,8 @@ from songstarter.randomness import uniforms
 from songstarter.request import Sampling
 from songstarter.sampling import draw, softmax
 
+CLOSE = 1e-3  # of probability; far more than fp32 sums of a row can be off
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -54,26 +56,46 @@ def _draw_takes(mixed: Array, draws: Sequence[Draw]) -> Array:
         np.array([d.step for d in draws]),
         mixed.shape[1],
     )
-    kept = _drop_unlikely(probabilities, [d.sampling for d in draws])
-    tokens = draw(kept.reshape(-1, kept.shape[-1]), numbers.reshape(-1))
-    return tokens.reshape(numbers.shape)
+    rows = probabilities.reshape(-1, probabilities.shape[-1])
+    tokens = draw(rows, numbers[..., 0].reshape(-1))
+    filters = [_filter(d.sampling) for d in draws for _ in range(mixed.shape[1])]
+    _draw_again(tokens, rows, filters, numbers[..., 1].reshape(-1))
+    return tokens.reshape(mixed.shape[:2])
 
 
-def _drop_unlikely(probabilities: Array, settings: Sequence[Sampling]) -> Array:
-    """Zero what top-p, or else top-k, leaves out: one pass for all takes that share a filter."""
-    filters = [("mass", s.top_p) if s.top_p > 0 else ("count", s.top_k) for s in settings]
-    if len(set(filters)) == 1:
-        return _filtered(probabilities, *filters[0])
-    for one in set(filters):
-        takes = [index for index, other in enumerate(filters) if other == one]
-        probabilities[takes] = _filtered(probabilities[takes], *one)
-    return probabilities
+Filter = tuple[str, float]
 
 
-def _filtered(takes: Array, kind: str, bound: float) -> Array:
-    if bound == 0:
-        return takes
-    return _keep_mass(takes, bound) if kind == "mass" else _keep_likeliest(takes, int(bound))
+def _filter(sampling: Sampling) -> Filter:
+    return ("mass", sampling.top_p) if sampling.top_p > 0 else ("count", sampling.top_k)
+
+
+def _draw_again(tokens: Array, rows: Array, filters: Sequence[Filter], numbers: Array) -> None:
+    """Replace the tokens that their row's filter drops; only those rows are filtered."""
+    chosen = np.take_along_axis(rows, tokens[:, None], axis=-1)
+    for one in set(filters) - {("count", 0)}:
+        places = np.flatnonzero([other == one for other in filters])
+        places = places[_dropped(rows[places], chosen[places], tokens[places], *one)]
+        if len(places):
+            tokens[places] = draw(_kept(rows[places], *one), numbers[places])
+
+
+def _dropped(rows: Array, chosen: Array, tokens: Array, kind: str, bound: float) -> Array:
+    """Whether a filter drops the chosen token [row] of each row."""
+    likelier = rows > chosen
+    if kind == "count":
+        too_many: Array = likelier.sum(axis=-1) >= bound
+        return too_many
+    # Equals and rounding decide only close to the bound; there the rows are ranked as the plain twin ranks them.
+    dropped: Array = (rows * likelier).sum(axis=-1) > bound - CLOSE
+    close = np.flatnonzero(dropped)
+    kept = _keep_mass(rows[close], bound)
+    dropped[close] = np.take_along_axis(kept, tokens[close, None], axis=-1)[:, 0] == 0
+    return dropped
+
+
+def _kept(rows: Array, kind: str, bound: float) -> Array:
+    return _keep_mass(rows, bound) if kind == "mass" else _keep_likeliest(rows, int(bound))
 
 
 def _keep_mass(rows: Array, mass: float) -> Array:
@@ -87,9 +109,8 @@ def _keep_mass(rows: Array, mass: float) -> Array:
 
 def _keep_likeliest(rows: Array, count: int) -> Array:
     place = rows.shape[-1] - min(count, rows.shape[-1])
-    threshold = np.partition(rows, place, axis=-1)[..., place, None]
-    rows[rows < threshold] = 0
-    return rows
+    threshold = np.partition(rows, place, axis=-1)[:, place, None]
+    return np.where(rows >= threshold, rows, 0)
 
 
 def _chosen(blocks: Array, mask: Array) -> Array:

@@ -40,7 +40,7 @@ def test_top_p_replaces_top_k() -> None:
 
 def test_temperature_zero_takes_the_likeliest() -> None:
     logits = np.log(ROW)
-    assert choose(logits, Sampling(temperature=0), np.array([0.99])).tolist() == [0]
+    assert choose(logits, Sampling(temperature=0), np.array([[0.99, 0.99]])).tolist() == [0]
 
 
 @pytest.mark.parametrize(("uniform", "token"), [(0.0, 0), (0.39, 0), (0.41, 1), (0.79, 2), (0.999999, 4)])
@@ -56,7 +56,7 @@ def test_a_draw_never_takes_what_was_dropped() -> None:
 
 def test_draws_follow_the_distribution() -> None:
     numbers = uniforms(np.full(20_000, 7), np.zeros(20_000), np.arange(20_000), 1)
-    tokens = draw(np.repeat(ROW, 20_000, axis=0), numbers[:, 0])
+    tokens = draw(np.repeat(ROW, 20_000, axis=0), numbers[:, 0, 0])
     assert np.bincount(tokens, minlength=5) / 20_000 == pytest.approx(ROW[0], abs=0.012)
 
 
@@ -111,6 +111,16 @@ def test_the_bulk_sampler_equals_its_plain_twin_in_any_company() -> None:
         mixed = guide(logits[index, 0], logits[index, 1], place.sampling.guidance)
         plain = choose(mixed, place.sampling, uniforms(*address, 8)[0])
         assert together[index].tolist() == alone.tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(top_k=2), Sampling(top_p=0.75), Sampling(top_k=0)])
+def test_two_draws_follow_the_kept_distribution(sampling: Sampling) -> None:
+    count = 20_000
+    logits = np.log(np.repeat(ROW, count, axis=0)[:, None])
+    both = np.stack([logits, logits], axis=1)
+    tokens = sample(both, [Draw(sampling, seed=3, variation=0, step=step) for step in range(count)])
+    kept = keep(ROW, sampling)[0]
+    assert np.bincount(tokens[:, 0], minlength=5) / count == pytest.approx(kept / kept.sum(), abs=0.012)
 
 
 def test_softmax_adds_up_to_one_however_large_the_logits() -> None:
