@@ -1,6 +1,6 @@
 """Where the timed steps of a measurement lie: the middle one is at the wanted context.
 
-    first_context ── WARM_STEPS ──┬── steps/2 ── context ── steps/2 ──┐
+first_context ── WARM_STEPS ──┬── steps/2 ── context ── steps/2 ──┐
 """
 
 from __future__ import annotations
