@@ -82,12 +82,12 @@ def _draw_again(tokens: Array, rows: Array, filters: Sequence[Filter], numbers: 
 
 def _dropped(rows: Array, chosen: Array, tokens: Array, kind: str, bound: float) -> Array:
     """Whether a filter drops the chosen token [row] of each row."""
-    likelier = rows > chosen
     if kind == "count":
-        too_many: Array = likelier.sum(axis=-1) >= bound
+        too_many: Array = (rows > chosen).sum(axis=-1) >= bound
         return too_many
-    # Equals and rounding decide only close to the bound; there the rows are ranked as the plain twin ranks them.
-    dropped: Array = (rows * likelier).sum(axis=-1) > bound - CLOSE
+    # Kept for certain is what stays below the bound even if every equal came first; the rest is ranked as the plain
+    # twin ranks it.
+    dropped: Array = (rows * (rows >= chosen)).sum(axis=-1) - chosen[:, 0] > bound - CLOSE
     close = np.flatnonzero(dropped)
     kept = _keep_mass(rows[close], bound)
     dropped[close] = np.take_along_axis(kept, tokens[close, None], axis=-1)[:, 0] == 0
