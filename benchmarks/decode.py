@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.exported import exported, make_weights
+from benchmarks.exported import CACHE, exported, make_weights
 from benchmarks.measurements import Measurements
 from benchmarks.ours import OurDecode
 from benchmarks.peer import VARIANTS, PeerDecode
@@ -46,6 +46,7 @@ class Plan:
     rounds: int
     peers: Sequence[str]
     threads: int
+    cache: Path
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(plan: Plan) -> dict[str, Any]:
     """Predict, measure, print; the document."""
     loaded = make_weights(plan.size)
-    graphs = {precision: _graph(loaded, plan.size, precision) for precision in plan.precisions}
+    graphs = {precision: _graph(loaded, plan, precision) for precision in plan.precisions}
     traffic = {precision: graph.traffic for precision, graph in graphs.items()}
     bandwidth = machine.bandwidth(plan.threads)
     questions, skipped = _questions(plan, traffic)
@@ -83,10 +84,8 @@ def run(plan: Plan) -> dict[str, Any]:
     bandwidth = _better(bandwidth, machine.bandwidth(plan.threads))
     cases = _cases(questions, measurements, traffic, max(bandwidth.values()), quality)
     print(f"measured ({max(bandwidth.values()) / 1e9:.1f} GB/s):\n{table(cases)}\n{quality_lines(quality)}")
-    for line in skipped + [
-        f"transformers {name} does not run: {why}" for name, why in measurements.not_running.items()
-    ]:
-        print(line)
+    failed = [f"transformers {name} at {n} songs: {why}" for (n, name), why in measurements.not_running.items()]
+    print("\n".join(skipped + failed))
     return document(
         cases,
         size=asdict(plan.size),
@@ -97,7 +96,7 @@ def run(plan: Plan) -> dict[str, Any]:
         rounds=plan.rounds,
         quality={precision: asdict(found) for precision, found in quality.items()},
         contexts=_contexts(measurements),
-        peers_not_running=measurements.not_running,
+        peers_not_running=failed,
         skipped=skipped,
     )
 
@@ -150,7 +149,7 @@ def _measure_peer(plan: Plan, loaded: Loaded, variant: str, songs: int, takes: l
                 capacity = min(last for last in map(last_context, takes) if last >= context)
                 into.add_peer(songs, variant, context, peer.measure(context, plan.steps, capacity=capacity))
     except Exception as error:  # whatever it cannot do on this machine is a finding, not our failure
-        into.not_running[variant] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        into.not_running[songs, variant] = f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _qualities(plan: Plan, loaded: Loaded, graphs: dict[str, Graph]) -> dict[str, Quality]:
@@ -199,8 +198,8 @@ def _better(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
     return {way: max(speed, other[way]) for way, speed in one.items()}
 
 
-def _graph(loaded: Loaded, size: Size, precision: str) -> Graph:
-    repository, checkpoint = exported(loaded, size, precision)
+def _graph(loaded: Loaded, plan: Plan, precision: str) -> Graph:
+    repository, checkpoint = exported(loaded, plan.size, precision, plan.cache)
     return Graph(repository, checkpoint, traffic_of(repository / GRAPH))
 
 
@@ -212,8 +211,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--takes", type=_numbers, default=[8, 30], help="lengths of takes in seconds")
     parser.add_argument("--steps", type=int, default=8, help="steps timed at each context in each round")
     parser.add_argument("--rounds", type=int, default=2, help="how often ours and the peer take turns")
-    parser.add_argument("--peers", type=_words, default=list(VARIANTS), help=f"of {','.join(VARIANTS)}; empty: none")
+    parser.add_argument("--peers", type=_variants, default=list(VARIANTS), help=f"of {','.join(VARIANTS)}; empty: none")
     parser.add_argument("--threads", type=int, default=machine.cores(), help="threads of both sides")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where exported graphs are kept")
     parser.add_argument("--json", type=Path, help="write the document to this file too")
     return parser.parse_args(arguments)
 
@@ -228,7 +228,15 @@ def _plan(parsed: argparse.Namespace) -> Plan:
         rounds=parsed.rounds,
         peers=parsed.peers,
         threads=parsed.threads,
+        cache=parsed.cache,
     )
+
+
+def _variants(text: str) -> list[str]:
+    names = _words(text)
+    if unknown := set(names) - set(VARIANTS):
+        raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+    return names
 
 
 def _words(text: str) -> list[str]:

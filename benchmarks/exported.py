@@ -31,10 +31,10 @@ def make_weights(size: Size) -> Loaded:
     )
 
 
-def exported(loaded: Loaded, size: Size, precision: str) -> tuple[Path, Checkpoint]:
+def exported(loaded: Loaded, size: Size, precision: str, cache: Path) -> tuple[Path, Checkpoint]:
     """The repository with the decoder's graph in a precision, and its facts; written where it is not there."""
     checkpoint = describe(loaded, cast(Precision, precision), "cpu")
-    repository = CACHE / f"{size.name}-{precision}"
+    repository = cache / f"{size.name}-{precision}"
     stamp = repository / STAMP
     digest = _digest_of_exporter(repr(size))
     if not stamp.is_file() or stamp.read_text() != digest:

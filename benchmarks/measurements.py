@@ -25,7 +25,7 @@ class Measurements:
     ours: dict[tuple[int, str], Samples] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     sampling: dict[tuple[int, str], Samples] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     peer: dict[tuple[int, str], Samples] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    not_running: dict[str, str] = field(default_factory=dict)  # variant of the peer -> why
+    not_running: dict[tuple[int, str], str] = field(default_factory=dict)  # songs, variant of the peer -> why
 
     def add_ours(self, songs: int, precision: str, context: int, steps: list[Step]) -> None:
         self.ours[songs, precision][context] += [step.seconds * 1e3 for step in steps]
@@ -43,7 +43,8 @@ class Measurements:
         """The variants worth another round; all of them before the first."""
         means = self._peer_means(songs, take_seconds)
         bound = HOPELESS * min(means.values(), default=0)
-        return [name for name in variants if name not in self.not_running and means.get(name, bound) <= bound]
+        running = (name for name in variants if (songs, name) not in self.not_running)
+        return [name for name in running if means.get(name, bound) <= bound]
 
     def case(self, question: Question, traffic: Traffic, bandwidth: float, quality: Quality | None) -> Case:
         """The answer to a question whose contexts have been measured."""

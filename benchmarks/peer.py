@@ -11,6 +11,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -38,6 +39,7 @@ class Variant:
 
     attention: str
     new_cache: Callable[[Loaded, int], Cache]
+    stretch: Callable[[Any, int], None]  # give a cache's layer a length
     decorate: Callable[[Forward], Forward]
 
 
@@ -45,8 +47,21 @@ def _growing_cache(loaded: Loaded, capacity: int) -> Cache:
     return DynamicCache(config=loaded.model.decoder.config)
 
 
+def _stretch_growing(layer: Any, context: int) -> None:
+    """Repeat the first position of a ``DynamicLayer``."""
+    layer.keys = layer.keys[:, :, :1].expand(-1, -1, context, -1).contiguous()
+    layer.values = layer.values[:, :, :1].expand(-1, -1, context, -1).contiguous()
+
+
 def _static_cache(loaded: Loaded, capacity: int) -> Cache:
     return StaticCache(config=loaded.model.decoder.config, max_cache_len=capacity + ROOM)
+
+
+def _stretch_static(layer: Any, context: int) -> None:
+    """Repeat the first position of a ``StaticLayer``, in place: the compiled code knows the addresses."""
+    layer.keys[:] = layer.keys[:, :, :1].clone()
+    layer.values[:] = layer.values[:, :, :1].clone()
+    layer.cumulative_length.fill_(context)
 
 
 def _unchanged(forward: Forward) -> Forward:
@@ -67,29 +82,29 @@ def _compiled(forward: Forward) -> Forward:
 
 
 VARIANTS: dict[str, Variant] = {
-    "eager": Variant("eager", _growing_cache, _unchanged),
-    "sdpa": Variant("sdpa", _growing_cache, _unchanged),
-    "static+compile": Variant("sdpa", _static_cache, _compiled),
+    "eager": Variant("eager", _growing_cache, _stretch_growing, _unchanged),
+    "sdpa": Variant("sdpa", _growing_cache, _stretch_growing, _unchanged),
+    "static+compile": Variant("sdpa", _static_cache, _stretch_static, _compiled),
 }
 
 
 class Clock(LogitsProcessor):
-    """Stretches the cache after the first call, and notes when each call came."""
+    """Calls ``stretch`` after the model's first call, and notes when each came."""
 
-    def __init__(self, cache: Cache, context: int) -> None:
-        self._cache, self._context = cache, context
+    def __init__(self, stretch: Callable[[], None]) -> None:
+        self._stretch = stretch
         self.ticks: list[float] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if not self.ticks:
-            _stretch(self._cache, self._context)
+            self._stretch()
         self.ticks.append(time.perf_counter())
         return scores
 
     @property
     def seconds(self) -> list[float]:
         """Of the steps that count."""
-        gaps = [later - earlier for earlier, later in zip(self.ticks, self.ticks[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(self.ticks)]
         return gaps[WARM_STEPS:]
 
 
@@ -122,7 +137,13 @@ class PeerDecode:
         """
         model = self._loaded.model
         cache = self._variant.new_cache(self._loaded, capacity)
-        clock = Clock(cache, first_context(context, steps))
+        start = first_context(context, steps)
+
+        def stretch() -> None:
+            for layer in cache.layers:
+                self._variant.stretch(layer, start)
+
+        clock = Clock(stretch)
         with torch.inference_mode():
             model.generate(
                 input_ids=torch.ones((self._songs, PROMPT_TOKENS), dtype=torch.long),
@@ -134,15 +155,3 @@ class PeerDecode:
                 max_new_tokens=max(1 + WARM_STEPS + steps, FEWEST_TOKENS),
             )
         return clock.seconds[:steps]
-
-
-def _stretch(cache: Cache, context: int) -> None:
-    """Give every layer the wanted length, by repeating what it holds."""
-    for layer in cache.layers:
-        if isinstance(cache, StaticCache):
-            for block in (layer.keys, layer.values):
-                block[:] = block[:, :, :1]
-            layer.cumulative_length.fill_(context)
-        else:
-            layer.keys = layer.keys[:, :, :1].expand(-1, -1, context, -1).contiguous()
-            layer.values = layer.values[:, :, :1].expand(-1, -1, context, -1).contiguous()

@@ -53,4 +53,5 @@ def _bytes_per_position(memory: onnx.TypeProto.Tensor) -> int:
 
 
 def _itemsize(element_type: int) -> int:
-    return helper.tensor_dtype_to_np_dtype(element_type).itemsize
+    size: int = helper.tensor_dtype_to_np_dtype(element_type).itemsize
+    return size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from songstarter.checkpoint import exact_division
 
@@ -57,7 +58,7 @@ def contexts_along(takes: Sequence[int]) -> list[int]:
     """The contexts to measure at, for takes of so many seconds: every end, and between ends what MOST_APART asks."""
     ends = sorted({PREFIX, *map(last_context, takes)})
     contexts = [ends[0]]
-    for start, stop in zip(ends, ends[1:], strict=False):
+    for start, stop in pairwise(ends):
         parts = -(-(stop - start) // MOST_APART)
         contexts += [start + (stop - start) * part // parts for part in range(1, parts + 1)]
     return contexts
@@ -72,8 +73,5 @@ def mean_along(take_seconds: int, at_context: dict[int, float]) -> float:
     contexts = sorted(context for context in at_context if start <= context <= stop)
     if contexts[0] != start or contexts[-1] != stop:
         raise ValueError(f"measured at contexts {contexts}, which does not reach from {start} to {stop}")
-    area = sum(
-        (right - left) * (at_context[left] + at_context[right]) / 2
-        for left, right in zip(contexts, contexts[1:], strict=False)
-    )
+    area = sum((right - left) * (at_context[left] + at_context[right]) / 2 for left, right in pairwise(contexts))
     return area / (stop - start)
