@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from export.calibration import MemoryScales, memory_scales
 from export.graph import Graph
 from export.linear import FORMS, Form
 from songstarter.errors import CheckpointError
@@ -26,6 +28,7 @@ from songstarter.errors import CheckpointError
 DECODER_FILE = "decoder.onnx"
 CROSS_FILE = "cross_attention.onnx"
 EPSILON = 1e-5
+UNUSED_INPUTS = 5  # of GroupQueryAttention, between the lengths and the scales: rotation, bias, sink
 
 State = dict[str, torch.Tensor]
 
@@ -76,9 +79,10 @@ def form_of(precision: str, device: str) -> Form:
 def write_decoder(model: torch.nn.Module, shape: Shape, form: Form, folder: Path) -> list[Path]:
     """Write the decoder's graphs into ``folder`` and return their paths."""
     state = model.state_dict()
+    scales = memory_scales(model) if form.memory is np.int8 else []
     paths = [folder / DECODER_FILE]
     with Graph(paths[0]) as graph:
-        _DecoderGraph(graph, shape, form, state).write()
+        _DecoderGraph(graph, shape, form, state, scales).write()
     if shape.attends_to_text:
         paths.append(folder / CROSS_FILE)
         with Graph(paths[1]) as graph:
@@ -89,8 +93,8 @@ def write_decoder(model: torch.nn.Module, shape: Shape, form: Form, folder: Path
 class _DecoderGraph:
     """Writes the decoder's nodes, first to last."""
 
-    def __init__(self, graph: Graph, shape: Shape, form: Form, state: State) -> None:
-        self.graph, self.shape, self.form, self.state = graph, shape, form, state
+    def __init__(self, graph: Graph, shape: Shape, form: Form, state: State, scales: list[MemoryScales]) -> None:
+        self.graph, self.shape, self.form, self.state, self.scales = graph, shape, form, state, scales
 
     def write(self) -> None:
         x = self._embed()
@@ -138,14 +142,28 @@ class _DecoderGraph:
         present = [f"{name}_present" for name in past]
         for name in present:
             graph.output(name, memory, dims)
+        scales, settings = self._quantized_memory(layer)
         attended, *_ = graph.contrib(
             "GroupQueryAttention",
-            [packed, "", "", *past, "lengths", "longest"],
+            [packed, "", "", *past, "lengths", "longest", *scales],
             [f"attended_{layer}", *present],
             num_heads=shape.heads,
             kv_num_heads=shape.heads,
+            **settings,
         )
         return attended
+
+    def _quantized_memory(self, layer: int) -> tuple[list[str], dict[str, Any]]:
+        """Further inputs and attributes of attention over 8-bit memory; none where memory holds floats."""
+        if not self.scales:
+            return [], {}
+        layer_scales = self.scales[layer]
+        names = [
+            self.graph.weight(f"key_scale_{layer}", layer_scales.key),
+            self.graph.weight(f"value_scale_{layer}", layer_scales.value),
+        ]
+        kinds = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+        return [""] * UNUSED_INPUTS + names, kinds
 
     def _cross_attention(self, layer: int, key: str, x: str) -> str:
         """Softmax over the text's places; a row sees as many as ``text_lengths`` tells."""

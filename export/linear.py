@@ -77,6 +77,7 @@ class Form:
 FORMS: dict[tuple[str, str], Form] = {
     ("fp32", "cpu"): Form(linear_fp32, np.float32, np.float32),
     ("int8", "cpu"): Form(linear_int8, np.float32, np.float32),
+    ("int8_kv8", "cpu"): Form(linear_int8, np.float32, np.int8),
     ("fp16", "cpu"): Form(linear_fp16, np.float16, np.float16),
     ("fp16", "cuda"): Form(linear_fp16, np.float16, np.float16),
 }

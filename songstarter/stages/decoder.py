@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from songstarter.array import Array
-from songstarter.checkpoint import Checkpoint
+from songstarter.checkpoint import Checkpoint, Precision
 from songstarter.errors import CheckpointError
 from songstarter.stages.kept_rows import KeptRows
 from songstarter.stages.kv_memory import ROWS_PER_SLOT, KvMemory
@@ -17,7 +17,12 @@ from songstarter.stages.session import Place, Session
 
 GRAPH = Path("decoder/1/decoder.onnx")
 CROSS_GRAPH = Path("decoder/1/cross_attention.onnx")
-MEMORY_TYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "int8": np.float32, "fp16": np.float16}
+MEMORY_TYPES: dict[Precision, type[np.generic]] = {
+    "fp32": np.float32,
+    "fp16": np.float16,
+    "int8": np.float32,
+    "int8_kv8": np.int8,
+}
 KEPT_ROWS = 8
 # A call of one position takes other kernels, whose last bits differ. Two and more agree to the last bit however
 # a row is cut into pieces, so that a song does not depend on what was kept or on who else was playing.

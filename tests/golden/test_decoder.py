@@ -102,7 +102,7 @@ def test_fp32_logits_equal_transformers_over_a_whole_run(loaded: Loaded, stage: 
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)
 
 
-@pytest.mark.parametrize(("precision", "share"), [("fp16", 0.98), ("int8", 0.75)])
+@pytest.mark.parametrize(("precision", "share"), [("fp16", 0.98), ("int8", 0.75), ("int8_kv8", 0.7)])
 def test_reduced_precisions_mostly_agree_on_the_likeliest_token(
     loaded: Loaded, stage: Callable[[str], DecoderStage], precision: str, share: float
 ) -> None:
