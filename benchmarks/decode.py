@@ -22,7 +22,7 @@ from benchmarks.measurements import Measurements
 from benchmarks.ours import OurDecode
 from benchmarks.peer import VARIANTS, PeerDecode
 from benchmarks.quality import Quality, compare, make_run, played_logits, reference_logits
-from benchmarks.report import Case, Question, document, prediction, quality_lines, table
+from benchmarks.report import Question, document, prediction, quality_lines, table
 from benchmarks.roofline import Traffic, traffic_of
 from benchmarks.shapes import SIZES, Size, contexts_along, last_context
 from export.checkpoints import Loaded
@@ -74,28 +74,32 @@ def run(plan: Plan) -> dict[str, Any]:
     traffic = {precision: graph.traffic for precision, graph in graphs.items()}
     bandwidth = machine.bandwidth(plan.threads)
     questions, skipped = _questions(plan, traffic)
-    print(f"{plan.size.name}, {max(bandwidth.values()) / 1e9:.1f} GB/s with {plan.threads} threads; predicted:")
-    print(prediction(questions, traffic, max(bandwidth.values())), flush=True)
+    print(f"{plan.size.name}, {bandwidth / 1e9:.1f} GB/s with {plan.threads} threads; predicted:")
+    print(prediction(questions, traffic, bandwidth), flush=True)
     measurements = Measurements()
     for number in range(plan.rounds):
         _note(f"round {number + 1} of {plan.rounds}")
         _measure(plan, loaded, graphs, questions, measurements)
     quality = _qualities(plan, loaded, graphs)
-    bandwidth = _better(bandwidth, machine.bandwidth(plan.threads))
-    cases = _cases(questions, measurements, traffic, max(bandwidth.values()), quality)
-    print(f"measured ({max(bandwidth.values()) / 1e9:.1f} GB/s):\n{table(cases)}\n{quality_lines(quality)}")
+    cases = [
+        measurements.case(question, traffic[question.precision], quality.get(question.precision))
+        for question in questions
+    ]
+    speeds = [one.bandwidth for rounds in measurements.ours.values() for one in rounds]
+    slowest, fastest = min(speeds, default=bandwidth) / 1e9, max(speeds, default=bandwidth) / 1e9
+    print(f"measured, with memory at {slowest:.1f} to {fastest:.1f} GB/s:\n{table(cases)}\n{quality_lines(quality)}")
     failed = [f"transformers {name} at {n} songs: {why}" for (n, name), why in measurements.not_running.items()]
     print("\n".join(skipped + failed))
     return document(
         cases,
         size=asdict(plan.size),
         machine=machine.facts(),
-        bandwidth_bytes_per_second=bandwidth,
+        bandwidth_gb_per_second={"before": bandwidth / 1e9, "slowest": slowest, "fastest": fastest},
         threads=plan.threads,
         steps=plan.steps,
         rounds=plan.rounds,
         quality={precision: asdict(found) for precision, found in quality.items()},
-        contexts=_contexts(measurements),
+        samples=_samples(measurements),
         peers_not_running=failed,
         skipped=skipped,
     )
@@ -133,21 +137,27 @@ def _measure(
         takes = sorted({question.take_seconds for question in questions if question.songs == songs})
         for precision in sorted({question.precision for question in questions if question.songs == songs}):
             _note(f"  {songs} songs, ours in {precision}")
-            graph = graphs[precision]
-            with OurDecode(graph.repository, graph.checkpoint, songs=songs, threads=plan.threads) as ours:
-                for context in contexts_along(takes):
-                    into.add_ours(songs, precision, context, ours.measure(context, plan.steps))
+            _measure_ours(plan, graphs[precision], songs, takes, into)
         for variant in into.promising(songs, takes[-1], list(plan.peers)) if takes else ():
             _note(f"  {songs} songs, transformers {variant}")
             _measure_peer(plan, loaded, variant, songs, takes, into)
 
 
+def _measure_ours(plan: Plan, graph: Graph, songs: int, takes: list[int], into: Measurements) -> None:
+    before = machine.bandwidth(plan.threads)
+    with OurDecode(graph.repository, graph.checkpoint, songs=songs, threads=plan.threads) as ours:
+        steps = {context: ours.measure(context, plan.steps) for context in contexts_along(takes)}
+    after = machine.bandwidth(plan.threads)
+    into.add_ours(songs, graph.checkpoint.decoder.precision, steps, max(before, after))
+
+
 def _measure_peer(plan: Plan, loaded: Loaded, variant: str, songs: int, takes: list[int], into: Measurements) -> None:
+    contexts = contexts_along(takes)
+    capacity = {context: min(last for last in map(last_context, takes) if last >= context) for context in contexts}
     try:
         with PeerDecode(loaded, VARIANTS[variant], songs=songs, threads=plan.threads) as peer:
-            for context in contexts_along(takes):
-                capacity = min(last for last in map(last_context, takes) if last >= context)
-                into.add_peer(songs, variant, context, peer.measure(context, plan.steps, capacity=capacity))
+            seconds = {context: peer.measure(context, plan.steps, capacity=capacity[context]) for context in contexts}
+        into.add_peer(songs, variant, seconds)
     except Exception as error:  # whatever it cannot do on this machine is a finding, not our failure
         into.not_running[songs, variant] = f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -169,33 +179,12 @@ def _qualities(plan: Plan, loaded: Loaded, graphs: dict[str, Graph]) -> dict[str
     }
 
 
-def _cases(
-    questions: list[Question],
-    measurements: Measurements,
-    traffic: dict[str, Traffic],
-    bandwidth: float,
-    quality: dict[str, Quality],
-) -> list[Case]:
-    return [
-        measurements.case(question, traffic[question.precision], bandwidth, quality.get(question.precision))
-        for question in questions
-    ]
-
-
-def _contexts(measurements: Measurements) -> dict[str, dict[str, dict[int, list[float]]]]:
-    """Every step that was timed, in milliseconds: for those who doubt a mean."""
-    sides = {"ours": measurements.ours, "ours_beside_model": measurements.sampling, "peer": measurements.peer}
+def _samples(measurements: Measurements) -> dict[str, dict[str, list[Any]]]:
+    """Every step that was timed, in milliseconds, by round and context: for those who doubt a median."""
     return {
-        side: {
-            f"{songs} x {name}": {context: [round(time, 3) for time in times] for context, times in samples.items()}
-            for (songs, name), samples in found.items()
-        }
-        for side, found in sides.items()
+        "ours": {f"{songs} x {name}": list(map(asdict, found)) for (songs, name), found in measurements.ours.items()},
+        "peer": {f"{songs} x {name}": found for (songs, name), found in measurements.peer.items()},
     }
-
-
-def _better(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
-    return {way: max(speed, other[way]) for way, speed in one.items()}
 
 
 def _graph(loaded: Loaded, plan: Plan, precision: str) -> Graph:
@@ -210,7 +199,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", type=_words, default=["fp32", "int8"], help="precisions, as in fp32,int8")
     parser.add_argument("--takes", type=_numbers, default=[8, 30], help="lengths of takes in seconds")
     parser.add_argument("--steps", type=int, default=8, help="steps timed at each context in each round")
-    parser.add_argument("--rounds", type=int, default=2, help="how often ours and the peer take turns")
+    parser.add_argument("--rounds", type=int, default=3, help="how often ours and the peer take turns")
     parser.add_argument("--peers", type=_variants, default=list(VARIANTS), help=f"of {','.join(VARIANTS)}; empty: none")
     parser.add_argument("--threads", type=int, default=machine.cores(), help="threads of both sides")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where exported graphs are kept")

@@ -24,7 +24,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Case:
-    """What one case found; times are means along the take. No peer figure where no variant of it ran."""
+    """What one case found: means along the take, medians over rounds. No peer figure where no variant of it ran."""
 
     songs: int
     precision: str
@@ -40,6 +40,9 @@ class Case:
     memory_bytes_per_step: int  # keys and values, the mean along the take
     kl_divergence: float | None  # None for fp32, which is what the others are compared with
     greedy_equal: float | None
+    ours_ms_by_round: list[float]
+    peer_ms_by_round: list[float]
+    roofline_ms_by_round: list[float]
 
 
 def mean_traffic(question: Question, traffic: Traffic) -> int:
@@ -60,8 +63,8 @@ def prediction(questions: Sequence[Question], traffic: dict[str, Traffic], bandw
 
 
 def table(cases: Sequence[Case]) -> str:
-    """One line for each case, the bytes left out."""
-    names = [field.name for field in fields(Case) if not field.name.endswith("bytes_per_step")]
+    """One line for each case, bytes and rounds left out."""
+    names = [field.name for field in fields(Case) if not field.name.endswith(("bytes_per_step", "by_round"))]
     return _table([names, *([_word(getattr(case, name)) for name in names] for case in cases)])
 
 

@@ -53,5 +53,4 @@ def _bytes_per_position(memory: onnx.TypeProto.Tensor) -> int:
 
 
 def _itemsize(element_type: int) -> int:
-    size: int = helper.tensor_dtype_to_np_dtype(element_type).itemsize
-    return size
+    return int(np.dtype(helper.tensor_dtype_to_np_dtype(element_type)).itemsize)

@@ -86,12 +86,17 @@ def test_the_prediction_follows_from_bytes_and_bandwidth() -> None:
 
 def test_a_case_is_medians_along_the_take_beside_the_best_variant_of_the_peer() -> None:
     measurements = Measurements()
-    for context in (247, 650):
-        measurements.add_ours(2, "int8", context, [Step(0.010, 0.009), Step(0.010, 0.009), Step(9.0, 0.009)])
-        measurements.add_peer(2, "eager", context, [0.3])
-        measurements.add_peer(2, "sdpa", context, [0.2])
-        measurements.add_peer(1, "sdpa", context, [0.1])
-    case = measurements.case(Question(2, "int8", 8), Traffic(50_000_000, 0), 10e9, None)
+    quick = [Step(0.010, 0.009), Step(0.010, 0.009), Step(9.0, 0.009)]
+    slow = [Step(0.040, 0.036)]
+    # A neighbour slows the machine's memory to a quarter in the second round: that must not show in the fraction.
+    for steps, bandwidth in ((quick, 10e9), (slow, 2.5e9), (quick, 10e9)):
+        measurements.add_ours(2, "int8", {247: steps, 650: steps}, bandwidth)
+    measurements.add_peer(2, "eager", {247: [0.3], 650: [0.3]})
+    measurements.add_peer(2, "sdpa", {247: [0.2], 650: [0.2]})
+    measurements.add_peer(1, "sdpa", {247: [0.1], 650: [0.1]})
+    case = measurements.case(Question(2, "int8", 8), Traffic(50_000_000, 0), None)
+    assert case.ours_ms_by_round == pytest.approx([10, 40, 10])
+    assert case.roofline_ms_by_round == pytest.approx([5, 20, 5])
     assert case.ours_ms_per_step == pytest.approx(10)
     assert (case.peer_variant, case.peer_ms_per_step) == ("sdpa", pytest.approx(200))
     assert case.speedup == pytest.approx(20)
