@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.exported import CACHE, exported, make_weights
+from benchmarks.machine import Memory
 from benchmarks.measurements import Measurements
 from benchmarks.ours import OurDecode
 from benchmarks.peer import VARIANTS, PeerDecode
@@ -72,7 +73,7 @@ def run(plan: Plan) -> dict[str, Any]:
     loaded = make_weights(plan.size)
     graphs = {precision: _graph(loaded, plan, precision) for precision in plan.precisions}
     traffic = {precision: graph.traffic for precision, graph in graphs.items()}
-    bandwidth = machine.bandwidth(plan.threads)
+    bandwidth = Memory(plan.threads).bandwidth()
     questions, skipped = _questions(plan, traffic)
     print(f"{plan.size.name}, {bandwidth / 1e9:.1f} GB/s with {plan.threads} threads; predicted:")
     print(prediction(questions, traffic, bandwidth), flush=True)
@@ -85,8 +86,8 @@ def run(plan: Plan) -> dict[str, Any]:
         measurements.case(question, traffic[question.precision], quality.get(question.precision))
         for question in questions
     ]
-    speeds = [one.bandwidth for rounds in measurements.ours.values() for one in rounds]
-    slowest, fastest = min(speeds, default=bandwidth) / 1e9, max(speeds, default=bandwidth) / 1e9
+    speeds = [speed for found in measurements.ours.values() for one in found for speed in one.bandwidth.values()]
+    slowest, fastest = min([bandwidth, *speeds]) / 1e9, max([bandwidth, *speeds]) / 1e9
     print(f"measured, with memory at {slowest:.1f} to {fastest:.1f} GB/s:\n{table(cases)}\n{quality_lines(quality)}")
     failed = [f"transformers {name} at {n} songs: {why}" for (n, name), why in measurements.not_running.items()]
     print("\n".join(skipped + failed))
@@ -144,11 +145,13 @@ def _measure(
 
 
 def _measure_ours(plan: Plan, graph: Graph, songs: int, takes: list[int], into: Measurements) -> None:
-    before = machine.bandwidth(plan.threads)
+    steps, bandwidth = {}, {}
+    memory = Memory(plan.threads)
     with OurDecode(graph.repository, graph.checkpoint, songs=songs, threads=plan.threads) as ours:
-        steps = {context: ours.measure(context, plan.steps) for context in contexts_along(takes)}
-    after = machine.bandwidth(plan.threads)
-    into.add_ours(songs, graph.checkpoint.decoder.precision, steps, max(before, after))
+        for context in contexts_along(takes):
+            steps[context] = ours.measure(context, plan.steps)
+            bandwidth[context] = memory.bandwidth()
+    into.add_ours(songs, graph.checkpoint.decoder.precision, steps, bandwidth)
 
 
 def _measure_peer(plan: Plan, loaded: Loaded, variant: str, songs: int, takes: list[int], into: Measurements) -> None:

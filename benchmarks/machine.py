@@ -14,7 +14,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 BUFFER_BYTES = 512 * 2**20  # far more than any cache holds
-PASSES = 8
+PASSES = 5
 
 
 def facts() -> dict[str, str | int]:
@@ -40,17 +40,18 @@ def free_bytes() -> int:
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
-def bandwidth(threads: int) -> float:
-    """Bytes per second from memory: the best of several ways to pass over a large buffer, several times each."""
-    torch.set_num_threads(threads)
-    buffer = torch.ones(BUFFER_BYTES // 4)
-    target = torch.empty_like(buffer)
-    ways: list[tuple[int, Callable[[], object]]] = [
-        (1, buffer.sum),
-        (1, lambda: torch.dot(buffer, buffer)),
-        (2, lambda: target.copy_(buffer)),  # reads and writes
-    ]
-    return max(passes * BUFFER_BYTES / _fastest(way) for passes, way in ways)
+class Memory:
+    """A buffer to pass over, to see how fast memory is just now."""
+
+    def __init__(self, threads: int) -> None:
+        self._buffer = torch.ones(BUFFER_BYTES // 4)
+        self._threads = threads
+
+    def bandwidth(self) -> float:
+        """Bytes read per second: the best of two ways to pass over the buffer, several times each."""
+        torch.set_num_threads(self._threads)
+        ways: tuple[Callable[[], object], ...] = (self._buffer.sum, lambda: torch.dot(self._buffer, self._buffer))
+        return BUFFER_BYTES / min(map(_fastest, ways))
 
 
 def _fastest(way: Callable[[], object]) -> float:

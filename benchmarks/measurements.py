@@ -1,7 +1,7 @@
 """Everything measured in one run, by side and round, and the figures that follow from it.
 
-Memory on shared hardware is at times three times as fast as at others, for minutes. So what belongs together is
-compared within a round, and medians are taken over rounds: a median over all steps would mix two machines.
+Memory on shared hardware is at times three times as fast as at others, for minutes. So its speed is noted beside
+each measurement, and medians are taken over rounds: a median over all steps would mix two machines.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Key = tuple[int, str]  # songs, and our precision or the peer's variant
 
 @dataclass(frozen=True)
 class OurRound:
-    """What one round saw of ours: whole steps, what of them is beside the model, and the memory's speed then."""
+    """What one round saw of ours: whole steps, what of them is beside the model, and memory's speed just then."""
 
     steps: Samples
     beside_model: Samples
-    bandwidth: float  # bytes per second
+    bandwidth: dict[int, float]  # context -> bytes per second
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Measurements:
     peer: dict[Key, list[Samples]] = field(default_factory=lambda: defaultdict(list))
     not_running: dict[Key, str] = field(default_factory=dict)  # why
 
-    def add_ours(self, songs: int, precision: str, steps: dict[int, list[Step]], bandwidth: float) -> None:
+    def add_ours(self, songs: int, precision: str, steps: dict[int, list[Step]], bandwidth: dict[int, float]) -> None:
         whole = {context: [step.seconds * 1e3 for step in some] for context, some in steps.items()}
         beside = {context: [(step.seconds - step.in_model) * 1e3 for step in some] for context, some in steps.items()}
         self.ours[songs, precision].append(OurRound(whole, beside, bandwidth))
@@ -64,8 +64,7 @@ class Measurements:
         ours = [_mean(take, one.steps) for one in rounds]
         beside = [_mean(take, one.beside_model) for one in rounds]
         variant, peer = self._best_peer(question.songs, take)
-        size = mean_traffic(question, traffic)
-        least = [milliseconds(size, one.bandwidth) for one in rounds]
+        least = [_roofline(question, traffic, one.bandwidth) for one in rounds]
         typical = median(ours)
         return Case(
             songs=question.songs,
@@ -79,7 +78,7 @@ class Measurements:
             audio_seconds_per_second=_audio_rate(question, typical),
             sampling_share=_median_ratio(beside, ours),
             weight_bytes_per_step=traffic.weights,
-            memory_bytes_per_step=size - traffic.weights,
+            memory_bytes_per_step=mean_traffic(question, traffic) - traffic.weights,
             kl_divergence=quality.kl_divergence if quality else None,
             greedy_equal=quality.greedy_equal if quality else None,
             ours_ms_by_round=ours,
@@ -104,6 +103,17 @@ class Measurements:
 
 def _mean(take_seconds: int, samples: Samples) -> float:
     return mean_along(take_seconds, {context: median(times) for context, times in samples.items()})
+
+
+def _roofline(question: Question, traffic: Traffic, bandwidth: dict[int, float]) -> float:
+    """The least milliseconds per step, the mean along the take, with memory as fast as it was at each context."""
+    return mean_along(
+        question.take_seconds,
+        {
+            context: milliseconds(traffic.bytes_per_step(question.songs, context), speed)
+            for context, speed in bandwidth.items()
+        },
+    )
 
 
 def _median_ratio(parts: list[float], wholes: list[float]) -> float:

@@ -49,8 +49,10 @@ def _bytes(tensor: TensorProto) -> int:
 def _bytes_per_position(memory: onnx.TypeProto.Tensor) -> int:
     """Of a block [row, head, position, head size]."""
     _, heads, _, head_size = (dim.dim_value for dim in memory.shape.dim)
-    return heads * head_size * _itemsize(memory.elem_type)
+    values: int = heads * head_size
+    return values * _itemsize(memory.elem_type)
 
 
 def _itemsize(element_type: int) -> int:
-    return int(np.dtype(helper.tensor_dtype_to_np_dtype(element_type)).itemsize)
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(element_type))
+    return dtype.itemsize
