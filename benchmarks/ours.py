@@ -17,7 +17,7 @@ from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.engine import Engine
 from songstarter.engine.take import Beginning, Outcome, Take
 from songstarter.errors import Cancelled, SongstarterError
-from songstarter.request import Sampling
+from songstarter.request import USUAL_PRIORITY, Sampling
 from songstarter.stages.decoder import DecoderStage, Prefix
 
 SAMPLING = Sampling()  # what a request gets that asks for nothing else: guidance 3, top-k 250
@@ -87,7 +87,9 @@ class OurDecode:
         start = first_context(context, steps)
         beginning = Beginning(Prefix(self._guided[:start], self._null[:start]), None, steps + SPARE_FRAMES)
         songs = [Song() for _ in range(self._songs)]
-        takes = [Take(beginning, SAMPLING, 0, variation, song.on_end) for variation, song in enumerate(songs)]
+        takes = [
+            Take(beginning, SAMPLING, 0, variation, USUAL_PRIORITY, song.on_end) for variation, song in enumerate(songs)
+        ]
         self._engine.submit(takes)
         self._until_all_play()
         for _ in range(WARM_STEPS - 1):

@@ -70,7 +70,7 @@ def played_logits(repository: Path, checkpoint: Checkpoint, run: Run, threads: i
     while not filling.done:
         stage.fill(filling, filling.length)
     steps = enumerate(run.columns.T, start=filling.length)
-    return np.stack([stage.step(column[None], np.array([length]))[0] for length, column in steps])
+    return np.stack([stage.step(column[None], np.full((1, 2), length))[0] for length, column in steps])
 
 
 def compare(reference: Array, found: Array) -> Quality:

@@ -52,7 +52,7 @@ def _play(stage: DecoderStage, prefix: Prefix, columns: np.ndarray, expected: np
     lengths = np.array([_fill(stage, slot, prefix, columns[:, :known]) for slot, known in enumerate(KNOWN)])
     for step in range(COLUMNS - max(KNOWN)):
         places = [known + step for known in KNOWN]
-        logits = stage.step(columns[:, places].T, lengths + step)
+        logits = stage.step(columns[:, places].T, np.repeat(lengths[:, None] + step, 2, axis=1))
         differences += [_largest(logits[slot], expected[:, :, place]) for slot, place in enumerate(places)]
     return differences
 

@@ -6,8 +6,11 @@ these tables. The public names and defaults are those of the Replicate schema (s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from songstarter.array import Array
 
 Datatype = Literal["STRING", "FP32", "INT32", "INT64", "BOOL"]
 Plain = str | bytes | float | int | bool
@@ -68,6 +71,17 @@ OUTPUTS: tuple[Tensor, ...] = (
 
 PUBLIC_MODEL = "songstarter"
 
+# Request parameters of the public model, by the names under which they may come. Triton keeps ``priority`` to itself
+# everywhere but in ``/generate``, so it has a second name.
+PARAMETERS = {"priority": "priority", "songstarter_priority": "priority"}
+
+
+def plain_values(tensors: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``Request.parse`` reads, out of a request's tensors of shape [1] and its parameters."""
+    known = {PARAMETERS[name]: value for name, value in parameters.items() if name in PARAMETERS}
+    return known | {name: tensor.item() for name, tensor in tensors.items()}
+
+
 # The stage models. A batch dimension stands in front of every shape below.
 TEXT_ENCODER = "text_encoder"
 TEXT_ENCODER_INPUTS = (
@@ -110,6 +124,7 @@ DECODER_INPUTS = (
     Tensor("top_k", "INT32", (1,)),
     Tensor("top_p", "FP32", (1,)),
     Tensor("guidance", "FP32", (1,)),
+    Tensor("priority", "INT32", (1,)),
 )
 DECODER_OUTPUTS = (
     Tensor("variation", "INT32", (1,)),

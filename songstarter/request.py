@@ -21,6 +21,8 @@ MAX_PROMPT_BYTES = 8192
 MICROSECONDS = 6  # digits of a second; fp32 keeps about as many
 RANDOM_SEED = -1
 TO_THE_END = -1.0
+PRIORITIES = range(1, 6)  # 1 goes first
+USUAL_PRIORITY = 3
 
 Number = TypeVar("Number", int, float)
 
@@ -71,10 +73,13 @@ class Request:
     seed: int
     variations: int
     encoding: str
+    priority: int
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, shortest: float, longest: float) -> Request:
-        """Make a request of plain values by the names of ``contract.FIELDS``; absent ones take their default.
+        """Make a request of plain values by the names of ``contract.FIELDS`` and ``contract.PARAMETERS``.
+
+        Absent ones take their default.
 
         ``shortest`` and ``longest`` bound the duration, in seconds.
 
@@ -97,6 +102,7 @@ class Request:
             seed=_seed(given["seed"]),
             variations=_within("num_outputs", given["num_outputs"], 1, MAX_OUTPUTS),
             encoding=_one_of("output_encoding", given["output_encoding"], ENCODINGS),
+            priority=_priority(values.get("priority", USUAL_PRIORITY)),
         )
 
 
@@ -139,6 +145,13 @@ def _seed(seed: int) -> int:
     if not 0 <= seed <= MAX_SEED:
         raise InvalidRequest("seed", seed, f"0 to {MAX_SEED}, or {RANDOM_SEED} for a fresh one")
     return seed
+
+
+def _priority(value: Any) -> int:
+    """A request parameter has no type of its own: any JSON value may come."""
+    if isinstance(value, bool) or not isinstance(value, int) or value not in PRIORITIES:
+        raise InvalidRequest("priority", value, f"a whole number, {PRIORITIES[0]} (first) to {PRIORITIES[-1]}")
+    return value
 
 
 def _within(name: str, value: Number, least: float, most: float) -> Number:

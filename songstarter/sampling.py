@@ -12,7 +12,9 @@ from songstarter.request import Sampling
 
 
 def guide(guided: Array, null: Array, guidance: float) -> Array:
-    """Logits pulled from the null condition towards the guided one, and beyond."""
+    """Logits pulled from the null condition towards the guided one, and beyond; at 1 there is no null condition."""
+    if guidance == 1:
+        return guided
     mixed: Array = null + np.float32(guidance) * (guided - null)
     return mixed
 

@@ -18,6 +18,7 @@ from songstarter.engine.scheduler import Scheduler
 from songstarter.engine.take import Beginning, Outcome, Take
 from songstarter.errors import Cancelled, SongstarterError, TakeFailed
 from songstarter.stages.decoder import Filling, Prefix
+from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.sampler import Draw, sample
 
 # While songs play, a newcomer's slot is filled by so many positions a step: about what two steps cost.
@@ -51,6 +52,11 @@ class Occupant:
     filling: Filling
     length: int
     playing: bool = False
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the slot are in use: one where nothing is guided."""
+        return len(self.take.beginning.prefix.rows)
 
 
 class Engine:
@@ -154,11 +160,11 @@ class Engine:
             return {}
         slots = max(playing) + 1
         columns = np.full((slots, len(self._pattern.delays)), self._pattern.special)
-        lengths = np.zeros(slots, np.int64)
+        lengths = np.zeros((slots, ROWS_PER_SLOT), np.int64)
         for slot, occupant in self._occupants.items():
             if slot < slots:
                 # A slot that is not full yet gets its full length: what is written there, its first step overwrites.
-                lengths[slot] = occupant.length
+                lengths[slot, : occupant.rows] = occupant.length
                 columns[slot] = occupant.grid.so_far[:, -1]
         logits = self._decoder.step(columns, lengths)
         for occupant in playing.values():
@@ -167,7 +173,9 @@ class Engine:
 
     def _sample(self, logits: dict[int, Array]) -> dict[int, Array]:
         """The next column [codebook] of every slot whose logits are numbers."""
-        sound = {slot: block for slot, block in logits.items() if np.isfinite(block).all()}
+        sound = {
+            slot: block for slot, block in logits.items() if np.isfinite(block[: self._occupants[slot].rows]).all()
+        }
         for slot in logits.keys() - sound.keys():
             self._end(slot, TakeFailed("the decoder gave logits that are no numbers"))
         if not sound:

@@ -15,7 +15,7 @@ from songstarter.engine.engine import Engine
 from songstarter.engine.service import EngineService
 from songstarter.engine.take import Beginning, Outcome, Take
 from songstarter.errors import Description, InvalidRequest
-from songstarter.request import MAX_OUTPUTS, MAX_SEED, Sampling
+from songstarter.request import MAX_OUTPUTS, MAX_SEED, PRIORITIES, Sampling
 from songstarter.stages.decoder import DecoderStage, Prefix
 
 
@@ -63,18 +63,19 @@ class OrderDesk:
         self._service.stop()
 
     def _takes(self, inputs: Mapping[str, Array], on_end: Callable[[Take, Outcome], None]) -> list[Take]:
-        beginning = self._beginning(inputs)
         sampling = Sampling(
             temperature=float(inputs["temperature"].item()),
             top_k=int(inputs["top_k"].item()),
             top_p=float(inputs["top_p"].item()),
             guidance=float(inputs["guidance"].item()),
         )
+        beginning = self._beginning(inputs, sampling)
         variations = _in_range("variations", inputs, 1, MAX_OUTPUTS)
         seed = _in_range("seed", inputs, 0, MAX_SEED)
-        return [Take(beginning, sampling, seed, variation, on_end) for variation in range(variations)]
+        priority = _in_range("priority", inputs, PRIORITIES[0], PRIORITIES[-1])
+        return [Take(beginning, sampling, seed, variation, priority, on_end) for variation in range(variations)]
 
-    def _beginning(self, inputs: Mapping[str, Array]) -> Beginning:
+    def _beginning(self, inputs: Mapping[str, Array], sampling: Sampling) -> Beginning:
         checkpoint = self._checkpoint
         frames = _in_range("frames", inputs, 1, checkpoint.window_frames)
         guided, null = inputs["prefix"], inputs["null_prefix"]
@@ -84,7 +85,8 @@ class OrderDesk:
         room = self._room_for_prefix()
         if len(guided) > room:
             raise InvalidRequest("prefix", Description(f"{len(guided)} positions"), f"at most {room}")
-        return Beginning(Prefix(guided, null), self._opening(inputs.get("opening"), frames), frames)
+        prefix = Prefix(guided, None if sampling.guidance == 1 else null)
+        return Beginning(prefix, self._opening(inputs.get("opening"), frames), frames)
 
     def _room_for_prefix(self) -> int:
         checkpoint = self._checkpoint

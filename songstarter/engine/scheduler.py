@@ -1,6 +1,7 @@
 """Who plays in which slot, and who waits.
 
-Responsibilities: the order of waiting takes, the bound on their number, the choice of slots.
+Responsibilities: the order of waiting takes (by priority, then by arrival), the bound on their number, the choice of
+slots.
 Does not know: arrays, tokens, time. Takes may come in from any thread; the rest is the engine's.
 """
 
@@ -12,20 +13,21 @@ from collections.abc import Sequence
 
 from songstarter.engine.take import Take
 from songstarter.errors import Unavailable
+from songstarter.request import PRIORITIES
 
 
 class Scheduler:
-    """A fixed number of slots and a bounded queue, first come, first served."""
+    """A fixed number of slots and a bounded queue; of equal priority, who comes first goes first."""
 
     def __init__(self, slots: int, *, max_waiting: int) -> None:
         self._free = list(range(slots))
-        self._waiting: deque[Take] = deque()
+        self._waiting: dict[int, deque[Take]] = {priority: deque() for priority in PRIORITIES}
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
     def enqueue(self, takes: Sequence[Take]) -> None:
         """Let all the takes of a request wait, or none.
@@ -34,23 +36,25 @@ class Scheduler:
             Unavailable: the queue has no room for all of them.
         """
         with self._lock:
-            if len(self._waiting) + len(takes) > self._max_waiting:
+            if self.waiting + len(takes) > self._max_waiting:
                 raise Unavailable(
-                    f"{len(self._waiting)} takes wait already, {len(takes)} more would exceed the bound of "
+                    f"{self.waiting} takes wait already, {len(takes)} more would exceed the bound of "
                     f"{self._max_waiting}: try again later"
                 )
-            self._waiting.extend(takes)
+            for take in takes:
+                self._waiting[take.priority].append(take)
 
     def admit(self) -> tuple[int, Take] | None:
         """The next waiting take and the lowest free slot, if there are both.
 
         Low slots first: a step computes every row up to the highest slot in use.
         """
-        if not self._waiting or not self._free:
+        first = next((queue for queue in self._waiting.values() if queue), None)
+        if first is None or not self._free:
             return None
         slot = min(self._free)
         self._free.remove(slot)
-        return slot, self._waiting.popleft()
+        return slot, first.popleft()
 
     def release(self, slot: int) -> None:
         self._free.append(slot)
@@ -58,7 +62,7 @@ class Scheduler:
     def drop_cancelled(self) -> list[Take]:
         """Takes that were cancelled while they waited; they wait no more."""
         with self._lock:
-            dropped = [take for take in self._waiting if take.cancelled]
-            if dropped:
-                self._waiting = deque(take for take in self._waiting if not take.cancelled)
+            dropped = [take for queue in self._waiting.values() for take in queue if take.cancelled]
+            for take in dropped:
+                self._waiting[take.priority].remove(take)
         return dropped

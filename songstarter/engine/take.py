@@ -37,6 +37,7 @@ class Take:
     sampling: Sampling
     seed: int
     variation: int
+    priority: int
     on_end: Callable[[Take, Outcome], None] = field(repr=False)
     cancelled: bool = False
 

@@ -74,5 +74,6 @@ class Face:
             "top_k": np.array([sampling.top_k], np.int32),
             "top_p": np.array([sampling.top_p], np.float32),
             "guidance": np.array([sampling.guidance], np.float32),
+            "priority": np.array([request.priority], np.int32),
         }
         return order if conditions.opening is None else order | {"opening": conditions.opening.astype(np.int32)}

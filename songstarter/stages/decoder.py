@@ -31,15 +31,18 @@ FEWEST = 2
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """What a take is conditioned on: guided and null embeddings, each [position, hidden]."""
+    """What a take is conditioned on: guided and null embeddings, each [position, hidden].
+
+    A take that is not guided (guidance 1) has no null twin, and its slot's second row stays idle.
+    """
 
     guided: Array
-    null: Array
+    null: Array | None
 
     @property
-    def rows(self) -> tuple[Array, Array]:
-        """One sequence of embeddings for each row of a slot."""
-        return self.guided, self.null
+    def rows(self) -> tuple[Array, ...]:
+        """One sequence of embeddings for each row of a slot that is used."""
+        return (self.guided,) if self.null is None else (self.guided, self.null)
 
 
 @dataclass(eq=False)
@@ -109,10 +112,9 @@ class PrependedPrefix:
         self._kept = kept
 
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> list[RowFilling]:
-        rows = [slot * ROWS_PER_SLOT + index for index in range(ROWS_PER_SLOT)]
         return [
             RowFilling(row, embeddings, columns, self._kept.recall(embeddings, row))
-            for row, embeddings in zip(rows, prefix.rows, strict=True)
+            for row, embeddings in enumerate(prefix.rows, slot * ROWS_PER_SLOT)
         ]
 
     def feeds(self, first: int, count: int, embeddings: Array) -> dict[str, Array]:
@@ -143,12 +145,12 @@ class CrossAttendedPrefix:
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> list[RowFilling]:
         first = slot * ROWS_PER_SLOT
         text = np.zeros((ROWS_PER_SLOT, self._text_places, prefix.guided.shape[1]), np.float32)
-        for row, embeddings in zip(text, prefix.rows, strict=True):
-            row[: len(embeddings)] = embeddings
+        for row, embeddings in enumerate(prefix.rows):
+            text[row, : len(embeddings)] = embeddings
         self._session.run_in_place({"text": text}, self.places(first, ROWS_PER_SLOT), [])
         self._lengths[first : first + ROWS_PER_SLOT] = len(prefix.guided)
         nothing = prefix.guided[:0]
-        return [RowFilling(first + index, nothing, columns, 0) for index in range(ROWS_PER_SLOT)]
+        return [RowFilling(row, nothing, columns, 0) for row, _ in enumerate(prefix.rows, first)]
 
     def feeds(self, first: int, count: int, embeddings: Array) -> dict[str, Array]:
         return {"text_lengths": self._lengths[first : first + count]}
@@ -230,12 +232,12 @@ class DecoderStage:
     def step(self, columns: Array, lengths: Array) -> Array:
         """Feed one column to each of the first n slots.
 
-        ``columns`` is [slot, codebook]; ``lengths`` [slot] is what each slot holds so far. The column of a slot that
-        is idle or not filled yet is written at that place too, and its result is of no use. Returns logits
+        ``columns`` is [slot, codebook]; ``lengths`` [slot, 2] is what each row holds so far. The column of a row
+        that is idle or not filled yet is written at that place too, and its result is of no use. Returns logits
         [slot, 2, codebook, token], guided row first.
         """
         rows = len(columns) * ROWS_PER_SLOT
-        held = np.repeat(lengths, ROWS_PER_SLOT)
+        held = lengths.reshape(-1)
         logits = self._call(
             0,
             np.repeat(columns, ROWS_PER_SLOT, axis=0)[:, :, None].astype(np.int64),

@@ -43,7 +43,7 @@ def sample(logits: Array, draws: Sequence[Draw]) -> Array:
 def _guide(logits: Array, draws: Sequence[Draw]) -> Array:
     guidance = np.array([draw.sampling.guidance for draw in draws], np.float32)[:, None, None]
     guided, null = logits[:, 0], logits[:, 1]
-    mixed: Array = null + guidance * (guided - null)
+    mixed: Array = np.where(guidance == 1, guided, null + guidance * (guided - null))
     return mixed
 
 

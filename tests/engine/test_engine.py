@@ -91,8 +91,10 @@ def beginning(song: float, frames: int = 10, positions: int = 3) -> Beginning:
     return Beginning(Prefix(prefix, np.zeros_like(prefix)), None, frames)
 
 
-def make_take(song: float, ends: Ends, *, frames: int = 10, sampling: Sampling = GREEDY, seed: int = 0) -> Take:
-    return Take(beginning(song, frames), sampling, seed, 0, ends)
+def make_take(
+    song: float, ends: Ends, *, frames: int = 10, sampling: Sampling = GREEDY, seed: int = 0, priority: int = 3
+) -> Take:
+    return Take(beginning(song, frames), sampling, seed, 0, priority, ends)
 
 
 def run(engine: Engine, bound: int = 1000) -> None:
@@ -133,7 +135,7 @@ def test_variations_share_one_beginning() -> None:
     engine = Engine(decoder, PATTERN, max_waiting=8)
     shared = beginning(5)
     sampling = Sampling(top_k=0)
-    takes = [Take(shared, sampling, 1, variation, ends) for variation in range(4)]
+    takes = [Take(shared, sampling, 1, variation, 3, ends) for variation in range(4)]
     engine.submit(takes)
     run(engine)
     assert decoder.begun == 1
@@ -146,7 +148,7 @@ def test_a_beginning_is_computed_again_when_no_slot_holds_it_any_more() -> None:
     decoder = CountingDecoder(1)
     engine = Engine(decoder, PATTERN, max_waiting=8)
     shared = beginning(5)
-    takes = [Take(shared, GREEDY, 1, variation, ends) for variation in range(2)]
+    takes = [Take(shared, GREEDY, 1, variation, 3, ends) for variation in range(2)]
     engine.submit(takes)
     run(engine)
     assert decoder.begun == 2
@@ -161,7 +163,7 @@ def test_a_newcomer_is_filled_little_by_little_while_others_play() -> None:
     engine.submit([first])
     engine.step()
     decoder.largest_fill = 0
-    late = [Take(beginning(2, positions=100), GREEDY, 0, variation, ends) for variation in range(1)]
+    late = [Take(beginning(2, positions=100), GREEDY, 0, variation, 3, ends) for variation in range(1)]
     engine.submit(late)
     for _ in range(6):
         engine.step()
@@ -181,7 +183,7 @@ def test_variations_wait_for_a_beginning_that_is_being_filled() -> None:
     engine.submit([make_take(1, ends, frames=300)])
     engine.step()
     shared = beginning(2, positions=60)
-    variations = [Take(shared, GREEDY, 0, variation, ends) for variation in range(3)]
+    variations = [Take(shared, GREEDY, 0, variation, 3, ends) for variation in range(3)]
     engine.submit(variations)
     engine.step()
     variations[0].cancel()
@@ -197,7 +199,7 @@ def test_a_whole_request_cancelled_while_it_is_filled_ends_at_the_next_step() ->
     engine.submit([make_take(1, ends, frames=300)])
     engine.step()
     shared = beginning(2, positions=600)
-    variations = [Take(shared, GREEDY, 0, variation, ends) for variation in range(3)]
+    variations = [Take(shared, GREEDY, 0, variation, 3, ends) for variation in range(3)]
     engine.submit(variations)
     engine.step()
     for take in variations:
@@ -211,7 +213,7 @@ def test_a_beginning_that_breaks_the_graph_fails_its_takes_alone() -> None:
     engine = Engine(CountingDecoder(4), PATTERN, max_waiting=8)
     well = make_take(1, ends, frames=30)
     shared = beginning(2000)
-    ill = [Take(shared, GREEDY, 0, variation, ends) for variation in range(2)]
+    ill = [Take(shared, GREEDY, 0, variation, 3, ends) for variation in range(2)]
     engine.submit([well])
     engine.submit(ill)
     run(engine)
@@ -231,6 +233,19 @@ def test_a_cancelled_take_frees_its_slot_at_the_next_step() -> None:
     assert isinstance(ends.error(playing), Cancelled)
     run(engine)
     assert ends.frames(waiting) == solo(2)
+
+
+def test_of_those_who_wait_the_more_urgent_begin_first_and_equals_in_order() -> None:
+    order: list[Take] = []
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=20)
+    waiting = [
+        Take(beginning(song), GREEDY, 0, 0, priority, lambda take, outcome: order.append(take))
+        for song, priority in enumerate([3, 5, 1, 3, 1, 2], 1)
+    ]
+    for take in waiting:
+        engine.submit([take])
+    run(engine)
+    assert [take.beginning.prefix.guided[0, 0] for take in order] == [3, 5, 6, 1, 4, 2]
 
 
 def test_a_take_cancelled_while_it_waits_never_begins() -> None:
@@ -288,7 +303,7 @@ def test_an_opening_stands_at_the_head_of_the_song() -> None:
     engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
     opening = np.arange(12).reshape(4, 3)
     prefix = np.ones((3, 2), np.float32)
-    take = Take(Beginning(Prefix(prefix, prefix), opening, 8), GREEDY, 0, 0, ends)
+    take = Take(Beginning(Prefix(prefix, prefix), opening, 8), GREEDY, 0, 0, 3, ends)
     engine.submit([take])
     run(engine)
     assert [row[:3] for row in ends.frames(take)] == opening.tolist()

@@ -85,7 +85,7 @@ def fill(stage: DecoderStage, slot: int, prefix: Prefix, columns: Array, *, most
 def play(stage: DecoderStage, prefix: Prefix, columns: Array, *, slot: int, known: int, most: int = 10**6) -> Array:
     """Logits [2, codebook, column - known, token] of the stage for the columns after the known ones."""
     length = fill(stage, slot, prefix, columns[:, :known], most=most)
-    fed, lengths = np.full((slot + 1, len(columns)), 2048), np.zeros(slot + 1, np.int64)
+    fed, lengths = np.full((slot + 1, len(columns)), 2048), np.zeros((slot + 1, 2), np.int64)
     logits = []
     for place in range(known, columns.shape[1]):
         fed[slot], lengths[slot] = columns[:, place], length
@@ -117,7 +117,8 @@ def test_rows_do_not_depend_on_their_neighbours(loaded: Loaded, stage: Callable[
     stage_fp32 = stage("fp32")
     prefix = random_prefix(loaded)
     columns = np.random.default_rng(4).integers(0, 2048, (3, loaded.codebooks))
-    lengths = np.array([fill(stage_fp32, slot, prefix, columns[:1].T.repeat(slot + 3, axis=1)) for slot in range(3)])
+    filled = [fill(stage_fp32, slot, prefix, columns[:1].T.repeat(slot + 3, axis=1)) for slot in range(3)]
+    lengths = np.array(filled)[:, None].repeat(2, axis=1)
     crowd = stage_fp32.step(columns, lengths)
     alone = stage_fp32.step(columns[:1], lengths[:1])
     assert (alone[0] == crowd[0]).all()
@@ -130,7 +131,7 @@ def test_a_copied_slot_goes_on_like_its_source(loaded: Loaded, stage: Callable[[
     column = np.random.default_rng(5).integers(0, 2048, (1, loaded.codebooks))
     length = fill(stage_fp32, 0, random_prefix(loaded), column.T)
     stage_fp32.copy(0, 2, length)
-    logits = stage_fp32.step(column.repeat(3, axis=0), np.array([length, 0, length]))
+    logits = stage_fp32.step(column.repeat(3, axis=0), np.array([[length] * 2, [0] * 2, [length] * 2]))
     assert (logits[0] == logits[2]).all()
     assert not (logits[0] == logits[1]).all()
 
@@ -171,3 +172,19 @@ def test_an_evicted_beginning_is_computed_again(loaded: Loaded, stage: Callable[
         fill(stage_fp32, 1, Prefix(prefix.guided + shift, prefix.null - shift), columns[:, :2])
     assert {row.left for row in stage_fp32.begin(0, prefix, columns[:, :2]).rows} <= {len(prefix.guided) + 2, 2}
     assert (play(stage_fp32, prefix, columns, slot=2, known=2) == first).all()
+
+
+def test_a_take_without_guidance_fills_one_row_and_its_logits_are_the_guided_ones(
+    loaded: Loaded, stage: Callable[[str], DecoderStage]
+) -> None:
+    stage_fp32 = stage("fp32")
+    prefix = random_prefix(loaded)
+    column = np.random.default_rng(5).integers(0, 2048, (1, loaded.codebooks))
+    both = fill(stage_fp32, 0, prefix, column.T)
+    single = stage_fp32.begin(1, Prefix(prefix.guided + 0, None), np.repeat(column.T, 2, axis=1)[:, :1])
+    assert len(single.rows) == 1
+    while not single.done:
+        stage_fp32.fill(single, 10**6)
+    lengths = np.array([[both, both], [single.length, 0]])
+    logits = stage_fp32.step(column.repeat(2, axis=0), lengths)
+    assert (logits[0, 0] == logits[1, 0]).all()

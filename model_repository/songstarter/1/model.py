@@ -6,7 +6,7 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 
-from songstarter.contract import DECODER, FIELDS, INNER_OUTPUTS
+from songstarter.contract import DECODER, INNER_OUTPUTS, plain_values
 from songstarter.errors import SongstarterError
 from songstarter.faces.admission import Admission
 from songstarter.faces.face import Face
@@ -74,8 +74,8 @@ def _from_triton(response):
 
 
 def _values(request):
-    tensors = [(field.name, pb_utils.get_input_tensor_by_name(request, field.name)) for field in FIELDS]
-    return {name: tensor.as_numpy().item() for name, tensor in tensors if tensor is not None}
+    tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    return plain_values(tensors, json.loads(request.parameters() or "{}"))
 
 
 def _failure(error):
