@@ -316,6 +316,21 @@ def test_a_refusal_over_http_has_status_400(songs: Server) -> None:
         ask_generate(songs.http_url, **SHORT, top_k=-1)
 
 
+@pytest.mark.parametrize("priority", [0, 6, "first", True, 1.5])
+def test_a_priority_that_is_none_is_refused(songs: Server, priority: object) -> None:
+    with pytest.raises(Refused, match=r"400.*priority: found .*, allowed is a whole number, 1 \(first\) to 5"):
+        ask_generate(songs.http_url, **SHORT, priority=priority)
+
+
+def test_a_priority_comes_as_a_parameter_by_either_name(songs: Server, ask: Callable[..., Answer]) -> None:
+    assert ask_generate(songs.http_url, **SHORT, priority=1).output == ask().output
+    with (
+        triton_grpc.InferenceServerClient(songs.grpc_url) as client,
+        pytest.raises(InferenceServerException, match="priority: found 9"),
+    ):
+        client.infer(PUBLIC_MODEL, [], parameters={"songstarter_priority": 9})
+
+
 def test_json_of_the_wrong_type_is_an_error_and_the_server_goes_on(songs: Server) -> None:
     with pytest.raises(Refused):
         post(f"{songs.http_url}/v2/models/{PUBLIC_MODEL}/generate", b'{"duration": "eight"}')
