@@ -76,8 +76,8 @@ class Launch:
     def command(self) -> list[str]:
         return [
             str(self.installation.executable),
-            f"--model-repository={self.repository.resolve()}",
-            f"--backend-directory={str(self.installation.backends.resolve()).rstrip('/')}",
+            f"--model-repository={self.repository.absolute()}",
+            f"--backend-directory={str(self.installation.backends.absolute()).rstrip('/')}",
             "--model-control-mode=explicit",
             *(f"--load-model={model}" for model in self.checkpoint.models),
             "--disable-auto-complete-config",

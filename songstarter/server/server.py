@@ -14,6 +14,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -21,6 +22,7 @@ from songstarter.checkpoint import Checkpoint
 from songstarter.errors import ModelNotLoaded, ServerDied
 from songstarter.server import backends, processes, wire
 from songstarter.server.launch import ADDRESS, Launch, Ports
+from songstarter.server.plain_paths import PlainPaths
 from songstarter.server.server_log import Echo, ServerLog
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -63,6 +65,7 @@ class Server:
         self.log = ServerLog(run_directory / f"tritonserver-{ports.http}.log")
         self._echo = Echo(self.log) if verbose else None
         self._region_prefix = f"songstarter_{secrets.token_hex(6)}_"
+        self._paths = PlainPaths()
         self._tell = tell
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -127,9 +130,10 @@ class Server:
         return ready
 
     def _launch(self) -> None:
+        installation = backends.install(self.run_directory)
         launch = Launch(
-            backends.install(self.run_directory),
-            self.repository,
+            replace(installation, backends=self._paths.of(installation.backends)),
+            self._paths.of(self.repository),
             self.checkpoint,
             self.ports,
             self.exit_timeout,
@@ -144,7 +148,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor alone
-                preexec_fn=processes.end_with_parent,
+                preexec_fn=processes.prepare,
             )
         if self._echo:
             self._echo.start()
@@ -206,6 +210,7 @@ class Server:
 
     def kill(self) -> None:
         """End the server and its stubs at once, and remove what they leave in shared memory."""
+        self._paths.close()
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):

@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import pytest
 from tiny_repository import BROKEN, SLEEPER, SLOW, add_lookup, add_python, free_ports, look_up, sleep, write_manifest
@@ -188,6 +190,27 @@ def test_a_model_that_does_not_load_is_one_sentence_and_exit_1(repository: Path,
     reason = 'broken did not load: Internal: ValueError: the manifest says "9" codebooks, the graph has 8'
     assert serve.lines[1:] == [f"songstarter: {reason}\n"]
     assert not processes(tmp_path)
+
+
+def test_folders_whose_names_a_shell_would_misread_are_served(tmp_path: Path) -> None:
+    folder = tmp_path / "My Songs (new); $HOME's"
+    add_lookup(folder)
+    write_manifest(folder, ["lookup"])
+    links = set(Path(tempfile.gettempdir()).glob("songstarter-*"))
+    serve = Serve(folder, folder / "a run")
+    serve.said("ready: HTTP")
+    assert look_up(serve.url, [4]) == [40.0]
+    assert serve.end(signal.SIGTERM) == 0
+    assert set(Path(tempfile.gettempdir()).glob("songstarter-*")) <= links
+
+
+def test_a_large_body_that_a_client_calls_a_form_does_not_end_the_server(serve: Serve) -> None:
+    # What `curl -d` and urllib call every body; with usual stacks four megabytes are a SIGSEGV.
+    with pytest.raises(HTTPError):
+        urlopen(Request(f"{serve.url}/v2/models/lookup/generate", b"x" * 48 * 2**20), timeout=20)
+    assert look_up(serve.url, [2]) == [20.0]
+    assert not re.search("ended by itself", "".join(serve.lines))
+    assert serve.end(signal.SIGTERM) == 0
 
 
 def test_a_signal_while_models_load_ends_at_once(repository: Path, tmp_path: Path) -> None:
