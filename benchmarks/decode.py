@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks import machine
@@ -26,6 +27,7 @@ from benchmarks.quality import Quality, compare, make_run, played_logits, refere
 from benchmarks.report import Question, document, prediction, quality_lines, table
 from benchmarks.roofline import Traffic, traffic_of
 from benchmarks.shapes import SIZES, Size, contexts_along, last_context
+from benchmarks.timing import Step
 from export.checkpoints import Loaded
 from songstarter.checkpoint import Checkpoint
 from songstarter.stages.decoder import GRAPH
@@ -137,10 +139,8 @@ def _measure(
     for songs in plan.songs:
         takes = sorted({question.take_seconds for question in questions if question.songs == songs})
         for precision in sorted({question.precision for question in questions if question.songs == songs}):
-            _note(f"  {songs} songs, ours in {precision}")
             _measure_ours(plan, graphs[precision], songs, takes, into)
         for variant in into.promising(songs, takes[-1], list(plan.peers)) if takes else ():
-            _note(f"  {songs} songs, transformers {variant}")
             _measure_peer(plan, loaded, variant, songs, takes, into)
 
 
@@ -151,6 +151,7 @@ def _measure_ours(plan: Plan, graph: Graph, songs: int, takes: list[int], into: 
         for context in contexts_along(takes):
             steps[context] = ours.measure(context, plan.steps)
             bandwidth[context] = memory.bandwidth()
+    _note_steps(f"{songs} songs, ours in {graph.checkpoint.decoder.precision}", _seconds(steps))
     into.add_ours(songs, graph.checkpoint.decoder.precision, steps, bandwidth)
 
 
@@ -160,6 +161,7 @@ def _measure_peer(plan: Plan, loaded: Loaded, variant: str, songs: int, takes: l
     try:
         with PeerDecode(loaded, VARIANTS[variant], songs=songs, threads=plan.threads) as peer:
             seconds = {context: peer.measure(context, plan.steps, capacity=capacity[context]) for context in contexts}
+        _note_steps(f"{songs} songs, transformers {variant}", seconds)
         into.add_peer(songs, variant, seconds)
     except Exception as error:  # whatever it cannot do on this machine is a finding, not our failure
         into.not_running[songs, variant] = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -237,6 +239,16 @@ def _words(text: str) -> list[str]:
 
 def _numbers(text: str) -> list[int]:
     return [int(word) for word in _words(text)]
+
+
+def _seconds(steps: dict[int, list[Step]]) -> dict[int, list[float]]:
+    return {context: [step.seconds for step in some] for context, some in steps.items()}
+
+
+def _note_steps(who: str, seconds: dict[int, list[float]]) -> None:
+    """Say how it goes: a run takes minutes, and may be broken off."""
+    found = ", ".join(f"{median(some) * 1e3:.1f} ms at {context}" for context, some in seconds.items())
+    _note(f"  {who}: {found}")
 
 
 def _note(text: str) -> None:
