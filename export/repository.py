@@ -10,9 +10,10 @@ from typing import Self
 
 from songstarter.checkpoint import MANIFEST, Checkpoint
 from songstarter.errors import CheckpointError
+from songstarter.shipped import shipped
 
 VERSION = "1"
-SKELETON = Path(__file__).resolve().parents[1] / "model_repository"  # what Triton reads beside the graphs
+SKELETON = shipped("model_repository")  # what Triton reads beside the graphs
 CONFIG, CODE = "config.pbtxt", "model.py"
 
 
@@ -64,8 +65,6 @@ class Staging:
         if self._into == SKELETON:
             return
         source, target = SKELETON / model, self._into / model
-        if not (source / CONFIG).is_file():
-            raise CheckpointError(f"no {CONFIG} of {model} in {SKELETON}: export from a checkout of the project")
         graph_folder(self._into, model)
         if not (target / CONFIG).exists():
             shutil.copyfile(source / CONFIG, target / CONFIG)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from songstarter.errors import MissingLibrary
 from songstarter.server import libraries
+from songstarter.shipped import shipped
 
 CONTAINER = Path("/opt/tritonserver")
 WHEEL = "nvidia-pytriton"
@@ -100,18 +101,8 @@ def assemble(wheel: Wheel, into: Path) -> Path:
     link(wheel.python_backend / "triton_python_backend_utils.py", python / "triton_python_backend_utils.py")
     link(wheel.stub, python / "triton_python_backend_stub")
     (into / "onnxruntime").mkdir(exist_ok=True)
-    link(onnxruntime_backend(), into / "onnxruntime" / "model.py")
+    link(shipped("backends/onnxruntime/model.py"), into / "onnxruntime" / "model.py")
     return into
-
-
-def onnxruntime_backend() -> Path:
-    """The project's Python-based backend: in the checkout, or as packaged with the wheel."""
-    package = Path(__file__).resolve().parents[1]
-    for root in (package.parent / "backends", package / "backends"):
-        path = root / "onnxruntime" / "model.py"
-        if path.is_file():
-            return path
-    raise MissingLibrary("backends/onnxruntime/model.py is neither in the checkout nor in the package: install again")
 
 
 def copy(source: Path, target: Path) -> None:
