@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.checkpoints import Loaded, load, name_of
+from export.checkpoints import Loaded, load
 from export.codec_decoder import export_codec_decoder
 from export.codec_encoder import export_codec_encoder
 from export.decoder import form_of, shape_of, write_decoder
@@ -27,7 +26,7 @@ from songstarter.contract import (
     PUBLIC_MODEL,
     TEXT_ENCODER,
 )
-from songstarter.errors import CheckpointError
+from songstarter.digests import digest
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -82,27 +81,10 @@ def export(wanted: Export, into: Path, step: Step) -> list[Check]:
     return checks
 
 
-def is_current(wanted: Export, into: Path) -> bool:
-    """Whether the repository already holds this export, whole and unchanged."""
-    try:
-        standing = Checkpoint.read(into)
-    except CheckpointError:
-        return False
-    form = (standing.name, standing.decoder.precision, standing.decoder.device)
-    asked = (name_of(wanted.source), wanted.precision, wanted.device)
-    files = [into / file for file in standing.digests]
-    return form == asked and all(file.is_file() for file in files) and digests_of(into, files) == standing.digests
-
-
-def digests_of(repository: Path, files: list[Path] | None = None) -> dict[str, str]:
-    """The SHA-256 of files, or of every file, by their path under the repository; the manifest has none."""
-    chosen = sorted(path for path in repository.rglob("*") if path.is_file()) if files is None else files
-    return {path.relative_to(repository).as_posix(): _digest(path) for path in chosen if path.name != MANIFEST}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digests_of(folder: Path) -> dict[str, str]:
+    """The digest of every file by its path under a folder; the manifest has none."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(folder).as_posix(): digest(path) for path in files}
 
 
 def _check_decoder(loaded: Loaded, repository: Path, checkpoint: Checkpoint) -> Check:

@@ -126,7 +126,7 @@ class Checkpoint:
             ) from None
         except ValueError as error:
             raise CheckpointError(f"{MANIFEST} in {repository} is not JSON ({error}): export again") from error
-        if facts.pop("format", None) != FORMAT:
+        if not isinstance(facts, dict) or facts.pop("format", None) != FORMAT:
             raise CheckpointError(f"{MANIFEST} in {repository} is not of format {FORMAT}: export again")
         try:
             return cls._parse(facts)

@@ -2,6 +2,6 @@
 
 from export.checkpoints.embedded import make_checkpoint
 from export.checkpoints.loaded import Loaded, save
-from export.checkpoints.sources import load, name_of
+from export.checkpoints.sources import load
 
-__all__ = ["Loaded", "load", "make_checkpoint", "name_of", "save"]
+__all__ = ["Loaded", "load", "make_checkpoint", "save"]

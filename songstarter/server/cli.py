@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+SLOW_BYTES = 10**9  # what takes more than a second or two to read
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Start Triton on loopback with the exported checkpoint and keep it running."
@@ -39,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError, ServerError: in one sentence, for the caller to show.
     """
     from songstarter.checkpoint import Checkpoint
+    from songstarter.digests import require_unaltered, size_of
     from songstarter.server.canary import canaries
     from songstarter.server.launch import Ports
     from songstarter.server.server import Server
@@ -58,9 +61,12 @@ def run(args: argparse.Namespace) -> int:
     def ready(server: Server) -> None:
         tell(f"ready: HTTP {server.http_url}, gRPC {server.grpc_url}, metrics {server.metrics_url}")
 
-    watched = canaries(Checkpoint.read(args.repository))
+    checkpoint = Checkpoint.read(args.repository)
+    if (size := size_of(args.repository, checkpoint.digests)) > SLOW_BYTES:
+        tell(f"comparing {size / 1e9:.1f} GB of graphs with their digests")
+    require_unaltered(args.repository, checkpoint.digests)
     tell(f"starting Triton; its log is {args.run_directory}/tritonserver-{args.http_port}.log")
-    clean = Supervisor(new_server, watched, tell, ready=ready).run()
+    clean = Supervisor(new_server, canaries(checkpoint), tell, ready=ready).run()
     tell("stopped" if clean else "stopped before every request in flight was answered")
     return 0 if clean else 1
 

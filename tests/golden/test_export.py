@@ -13,11 +13,12 @@ from tokenizers import Tokenizer
 
 from export import exporter
 from export.checkpoints import Loaded, save
-from export.exporter import Export, export, is_current
+from export.exporter import Export, export
 from export.repository import SKELETON
 from export.verify import Check
 from songstarter.checkpoint import Checkpoint
 from songstarter.cli import main
+from songstarter.digests import require_unaltered
 from songstarter.errors import CheckpointError, ExportMismatch
 
 
@@ -78,14 +79,16 @@ def test_the_tokenizer_neither_pads_nor_cuts(embedded_repository: Path) -> None:
     assert lengths == [1, 401]
 
 
-def test_the_same_export_is_current_until_something_changes(repository: Path) -> None:
-    assert is_current(Export("embedded"), repository)
-    assert not is_current(Export("embedded", precision="fp16"), repository)
-    assert not is_current(Export("another"), repository)
-    (repository / "codec_decoder" / "1" / "model.onnx").write_bytes(b"damaged")
-    assert not is_current(Export("embedded"), repository)
-    (repository / "codec_decoder" / "1" / "model.onnx").unlink()
-    assert not is_current(Export("embedded"), repository)
+def test_a_file_that_is_not_what_was_exported_is_found(repository: Path) -> None:
+    digests = Checkpoint.read(repository).digests
+    require_unaltered(repository, digests)
+    graph = repository / "codec_decoder" / "1" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"?")
+    with pytest.raises(CheckpointError, match=r"codec_decoder/1/model.onnx in .* is not the file that was exported"):
+        require_unaltered(repository, digests)
+    graph.unlink()
+    with pytest.raises(CheckpointError, match=r"codec_decoder/1/model.onnx is missing"):
+        require_unaltered(repository, digests)
 
 
 def test_exporting_again_writes_the_same_files_and_leaves_an_operator_s_own_configuration(

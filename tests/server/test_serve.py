@@ -14,12 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
 from tiny_repository import BROKEN, SLEEPER, SLOW, add_lookup, add_python, free_ports, look_up, sleep, write_manifest
+
+from songstarter.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -222,6 +225,14 @@ def test_a_signal_while_models_load_ends_at_once(repository: Path, tmp_path: Pat
     assert serve.end(signal.SIGTERM) == 0
     assert time.monotonic() - started < 2
     assert not processes(tmp_path)
+
+
+def test_a_file_that_is_not_what_was_exported_is_not_served(repository: Path, tmp_path: Path) -> None:
+    replace(Checkpoint.read(repository), digests={"lookup/1/model.onnx": "0" * 64}).write(repository)
+    serve = Serve(repository, tmp_path / "run")
+    assert serve.ended() == 1
+    assert "lookup/1/model.onnx in" in serve.lines[-1]
+    assert "is not the file that was exported: export again" in serve.lines[-1]
 
 
 def test_a_model_that_loads_too_long_is_named(repository: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -13,8 +14,8 @@ from urllib.request import Request, urlopen
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from tiny_checkpoint import CHECKPOINT
 
-from songstarter.checkpoint import Checkpoint, Codec, Decoder, Text
 from songstarter.server.launch import Ports
 
 TABLE = np.arange(10, dtype=np.float32) * 10  # what `lookup` answers for 0 to 9; another index fails in the graph
@@ -96,22 +97,7 @@ def version(repository: Path, model: str, config: str) -> Path:
 
 
 def write_manifest(repository: Path, models: Sequence[str]) -> Path:
-    Checkpoint(
-        name="tiny",
-        family="text",
-        sample_rate=100,
-        samples_per_frame=10,
-        channels=1,
-        delays=(0,),
-        special_token=8,
-        window_seconds=1,
-        text=Text(end_token=1, pad_token=0, max_tokens=8, pad_to=4),
-        melody=None,
-        codec=Codec(codebooks=1, codebook_size=8, block_frames=5),
-        decoder=Decoder(layers=1, hidden=8, heads=1, head_size=8, positions=32, precision="fp32", device="cpu"),
-        models=tuple(models),
-        digests={},
-    ).write(repository)
+    replace(CHECKPOINT, models=tuple(models)).write(repository)
     return repository
 
 
