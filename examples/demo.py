@@ -35,6 +35,9 @@ def main() -> int:
     except SongstarterError as error:
         tell(str(error))
         return 1
+    except KeyboardInterrupt:
+        tell("stopped")
+        return 130
     return 0
 
 

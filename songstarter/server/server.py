@@ -197,11 +197,12 @@ class Server:
         """Let requests in flight finish, then end; True when it all ended by itself within the exit timeout."""
         self.interrupt()
         deadline = time.monotonic() + self.exit_timeout + GRACE
-        while self.process.poll() is None and time.monotonic() < deadline:
-            time.sleep(TICK)
-        clean = self.process.poll() == 0
-        self.kill()
-        return clean
+        try:
+            while self.process.poll() is None and time.monotonic() < deadline:
+                time.sleep(TICK)
+            return self.process.poll() == 0
+        finally:  # of an impatient Ctrl-C too
+            self.kill()
 
     def interrupt(self) -> None:
         """Ask Triton to take nothing new, finish what is in flight and end."""
