@@ -104,9 +104,7 @@ class Conditioner:
         """Chroma embeddings [chroma frame, hidden] of a clip, or of as much of it as a window can show."""
         rate = self._checkpoint.sample_rate
         seen = clip.slice_seconds(0, facts.samples / rate + 1)
-        mono = resample(seen, rate).with_channels(min(clip.channels, STEREO)).mono()
-        if mono.length == 0:
-            raise InvalidRequest("input_audio", Description(f"a clip of {clip.seconds:.2g} s"), "a longer one")
+        mono = _resampled(seen, rate).with_channels(min(clip.channels, STEREO)).mono()
         return self._encode_melody(mono.samples[:, : facts.samples], facts)
 
     @cached_property
@@ -125,9 +123,9 @@ class Conditioner:
     def _opening(self, clip: Waveform, request: Request) -> Array:
         """The clip's codes [codebook, frame], channels interleaved: L0, R0, L1, R1 ... (spec 2.10)."""
         checkpoint = self._checkpoint
-        waveform = resample(clip, checkpoint.sample_rate).with_channels(checkpoint.channels)
+        waveform = _resampled(clip, checkpoint.sample_rate).with_channels(checkpoint.channels)
         frames = math.ceil(waveform.length / checkpoint.samples_per_frame)
-        if not 0 < frames < checkpoint.frames_in(request.duration):
+        if not frames < checkpoint.frames_in(request.duration):
             found = Description(f"{request.duration:g} s, and an opening of {clip.seconds:.3g} s to continue")
             allowed = "more than the opening lasts: ask for a longer song, or cut the opening with continuation_end"
             raise InvalidRequest("duration", found, allowed)
@@ -143,6 +141,13 @@ class Conditioner:
             found = Description("audio to take a melody from")
             allowed = f"nothing, or continuation=true: {self._checkpoint.name} follows text alone"
             raise InvalidRequest("input_audio", found, allowed)
+
+
+def _resampled(clip: Waveform, rate: int) -> Waveform:
+    waveform = resample(clip, rate)
+    if waveform.length == 0:
+        raise InvalidRequest("input_audio", Description(f"a clip of {clip.seconds:.2g} s"), "a longer one")
+    return waveform
 
 
 def load_tokenizer(repository: Path) -> Tokenizer:

@@ -276,6 +276,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
         "duration",
         "opening",
     ),
+    "opening of one sample": ({"input_audio": audio_file(tune(2)[:1]), "continuation": True}, "input_audio", "longer"),
+    "melody of one sample": ({"input_audio": audio_file(tune(2)[:1])}, "input_audio", "longer"),
     "continuation of nothing": ({"continuation": True}, "input_audio", "audio file"),
     "unknown strategy": ({"normalization_strategy": "loud"}, "normalization_strategy", "loudness, clip, peak, rms"),
     "unknown format": ({"output_format": "flac"}, "output_format", "wav, mp3"),
