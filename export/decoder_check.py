@@ -49,19 +49,19 @@ def _module_logits(model: torch.nn.Module, prefix: Prefix, columns: np.ndarray) 
 def _play(stage: DecoderStage, prefix: Prefix, columns: np.ndarray, expected: np.ndarray) -> list[float]:
     """The largest difference of each call of the stage."""
     differences = []
-    lengths = np.array([_fill(stage, slot, prefix, columns[:, :known]) for slot, known in enumerate(KNOWN)])
+    lengths = np.stack([_fill(stage, slot, prefix, columns[:, :known]) for slot, known in enumerate(KNOWN)])
     for step in range(COLUMNS - max(KNOWN)):
         places = [known + step for known in KNOWN]
-        logits = stage.step(columns[:, places].T, np.repeat(lengths[:, None] + step, 2, axis=1))
+        logits = stage.step(columns[:, places].T, lengths + step)
         differences += [_largest(logits[slot], expected[:, :, place]) for slot, place in enumerate(places)]
     return differences
 
 
-def _fill(stage: DecoderStage, slot: int, prefix: Prefix, columns: np.ndarray) -> int:
+def _fill(stage: DecoderStage, slot: int, prefix: Prefix, columns: np.ndarray) -> np.ndarray:
     filling = stage.begin(slot, prefix, columns)
     while not filling.done:
         stage.fill(filling, PIECE)
-    return filling.length
+    return filling.lengths
 
 
 def _largest(found: np.ndarray, expected: np.ndarray) -> float:

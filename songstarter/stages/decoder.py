@@ -79,7 +79,12 @@ class Filling:
 
     slot: int
     rows: list[RowFilling]
-    length: int  # what every row of the slot holds in the end
+    lengths: Array  # [2]: what each row of the slot holds in the end
+
+    @property
+    def left(self) -> int:
+        """Positions still to be computed, over all rows."""
+        return sum(row.left for row in self.rows)
 
     @property
     def done(self) -> bool:
@@ -204,7 +209,9 @@ class DecoderStage:
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> Filling:
         """Begin to fill a slot with a prefix and with ``columns`` [codebook, column], which are known."""
         rows = self._conditioning.begin(slot, prefix, columns.astype(np.int64))
-        return Filling(slot, [row for row in rows if row.left], max(row.length for row in rows))
+        lengths = np.zeros(ROWS_PER_SLOT, np.int64)
+        lengths[: len(rows)] = [row.length for row in rows]
+        return Filling(slot, [row for row in rows if row.left], lengths)
 
     def fill(self, filling: Filling, most: int) -> None:
         """Go on filling a slot, by at most ``most`` positions."""
@@ -222,11 +229,11 @@ class DecoderStage:
             self._conditioning.filled(row)
             filling.rows.pop(0)
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Give a slot the first ``length`` positions of another: the beginning they share."""
-        for index in range(ROWS_PER_SLOT):
+    def copy(self, source: int, target: int, lengths: Array) -> None:
+        """Give a slot the first ``lengths`` [2] positions of another's rows: the beginning they share."""
+        for index, length in enumerate(lengths):
             rows = source * ROWS_PER_SLOT + index, target * ROWS_PER_SLOT + index
-            self._memory.copy(*rows, length)
+            self._memory.copy(*rows, int(length))
             self._conditioning.copy(*rows)
 
     def step(self, columns: Array, lengths: Array) -> Array:

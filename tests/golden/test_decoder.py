@@ -74,12 +74,12 @@ def reference_logits(loaded: Loaded, prefix: Prefix, columns: Array) -> Array:
     return logits.reshape(2, len(columns), -1, logits.shape[-1])[:, :, -columns.shape[1] :].numpy()
 
 
-def fill(stage: DecoderStage, slot: int, prefix: Prefix, columns: Array, *, most: int = 10**6) -> int:
+def fill(stage: DecoderStage, slot: int, prefix: Prefix, columns: Array, *, most: int = 10**6) -> Array:
     """Fill a slot in pieces of at most ``most`` positions; what it holds then."""
     filling = stage.begin(slot, prefix, columns)
     while not filling.done:
         stage.fill(filling, most)
-    return filling.length
+    return filling.lengths.copy()
 
 
 def play(stage: DecoderStage, prefix: Prefix, columns: Array, *, slot: int, known: int, most: int = 10**6) -> Array:
@@ -118,7 +118,7 @@ def test_rows_do_not_depend_on_their_neighbours(loaded: Loaded, stage: Callable[
     prefix = random_prefix(loaded)
     columns = np.random.default_rng(4).integers(0, 2048, (3, loaded.codebooks))
     filled = [fill(stage_fp32, slot, prefix, columns[:1].T.repeat(slot + 3, axis=1)) for slot in range(3)]
-    lengths = np.array(filled)[:, None].repeat(2, axis=1)
+    lengths = np.stack(filled)
     crowd = stage_fp32.step(columns, lengths)
     alone = stage_fp32.step(columns[:1], lengths[:1])
     assert (alone[0] == crowd[0]).all()
@@ -129,9 +129,9 @@ def test_rows_do_not_depend_on_their_neighbours(loaded: Loaded, stage: Callable[
 def test_a_copied_slot_goes_on_like_its_source(loaded: Loaded, stage: Callable[[str], DecoderStage]) -> None:
     stage_fp32 = stage("fp32")
     column = np.random.default_rng(5).integers(0, 2048, (1, loaded.codebooks))
-    length = fill(stage_fp32, 0, random_prefix(loaded), column.T)
-    stage_fp32.copy(0, 2, length)
-    logits = stage_fp32.step(column.repeat(3, axis=0), np.array([[length] * 2, [0] * 2, [length] * 2]))
+    lengths = fill(stage_fp32, 0, random_prefix(loaded), column.T)
+    stage_fp32.copy(0, 2, lengths)
+    logits = stage_fp32.step(column.repeat(3, axis=0), np.stack([lengths, lengths * 0, lengths]))
     assert (logits[0] == logits[2]).all()
     assert not (logits[0] == logits[1]).all()
 
@@ -185,6 +185,6 @@ def test_a_take_without_guidance_fills_one_row_and_its_logits_are_the_guided_one
     assert len(single.rows) == 1
     while not single.done:
         stage_fp32.fill(single, 10**6)
-    lengths = np.array([[both, both], [single.length, 0]])
+    lengths = np.stack([both, single.lengths])
     logits = stage_fp32.step(column.repeat(2, axis=0), lengths)
     assert (logits[0, 0] == logits[1, 0]).all()
