@@ -1,0 +1,258 @@
+"""Plain manifests: what helm renders, valid for the newest Kubernetes, and meaning what they should."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
+from manifests import CHART, DEPLOY, MANIFESTS, ROOT, Object, needs_helm, one, plain, pod, pods, render, rendered
+
+from songstarter.server import cli
+from songstarter.server.server import GRACE
+
+VERSIONS = ("1.35", "1.36", "1.37")
+CUSTOM = {"ServiceMonitor": ServiceMonitor, "PrometheusRule": PrometheusRule, "ScaledObject": ScaledObject}
+CORE = [found for found in plain() if found["kind"] not in CUSTOM]
+YAML_FILES = [path for path in DEPLOY.rglob("*.yaml") if "templates" not in path.parts]
+
+
+@needs_helm
+def test_plain_manifests_are_what_helm_renders() -> None:
+    expected = render.manifests()
+    by_hand = {MANIFESTS / "values.yaml", MANIFESTS / "keda" / "values.yaml", MANIFESTS / "namespace.yaml"}
+    assert set(MANIFESTS.rglob("*.yaml")) == set(expected) | by_hand
+    stale = [path.name for path, text in expected.items() if path.read_text() != text]
+    assert stale == [], "run `python deploy/render.py`"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("found", CORE, ids=lambda found: f"{found['kind']}-{found['metadata']['name']}")
+def test_core_objects_are_valid_to_the_letter(found: Object, version: str) -> None:
+    kubernetes_validate.validate(found, version, strict=True)
+
+
+def test_the_validator_finds_a_field_that_does_not_exist() -> None:
+    broken = {**one(CORE, "Service"), "specc": {}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("kind", CUSTOM)
+def test_custom_objects_are_valid_to_the_letter(kind: str) -> None:
+    """By models made of the published definitions; they pass over what they don't know, so it must come out again."""
+    found = one(plain(), kind)
+    assert through_model(kind, found) == found
+
+
+def test_a_custom_object_s_unknown_field_is_found() -> None:
+    broken = one(plain(), "ServiceMonitor")
+    broken["spec"]["endpoints"][0]["intervall"] = "15s"
+    assert through_model("ServiceMonitor", broken) != broken
+
+
+def through_model(kind: str, found: Object) -> Object:
+    parsed = CUSTOM[kind].model_validate(found)
+    dumped: Object = parsed.model_dump(by_alias=True, exclude_unset=True, mode="json")
+    return dumped
+
+
+def test_yaml_is_tidy() -> None:
+    rule = "{extends: relaxed, rules: {line-length: disable, commas: {max-spaces-after: 1}, anchors: enable}}"
+    command = [Path(sys.executable).parent / "yamllint", "--strict", "-d", rule, *YAML_FILES]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (0, "")
+
+
+# -- what they mean -------------------------------------------------------------------------------------------------
+
+
+def test_the_server_knows_every_argument_of_the_chart() -> None:
+    parser = argparse.ArgumentParser()
+    cli.configure(parser)
+    verb, *arguments = pod(plain())["containers"][0]["args"]
+    assert verb == "serve"
+    understood, unknown = parser.parse_known_args(arguments)
+    if unknown == ["--host=0.0.0.0"]:
+        pytest.xfail("`songstarter serve` listens on loopback until it has --host: no Service reaches it")
+    assert unknown == []
+    assert understood.exit_timeout == 300
+
+
+def test_the_longest_song_ends_before_the_pod_is_killed() -> None:
+    spec = pod(plain())
+    (server,) = spec["containers"]
+    drain = server["lifecycle"]["preStop"]["sleep"]["seconds"]
+    (song,) = [int(arg.split("=")[1]) for arg in server["args"] if arg.startswith("--exit-timeout=")]
+    assert song >= 300
+    assert drain + song + GRACE < spec["terminationGracePeriodSeconds"]
+
+
+def test_probes_leave_time_to_load_and_to_restart() -> None:
+    (server,) = pod(plain())["containers"]
+    (start,) = [int(arg.split("=")[1]) for arg in server["args"] if arg.startswith("--start-timeout=")]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert server[probe]["periodSeconds"] * server[probe]["failureThreshold"] >= start
+    assert server["readinessProbe"]["periodSeconds"] * server["readinessProbe"]["failureThreshold"] <= 15
+
+
+@pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
+def test_probes_ask_a_real_question(probe: str) -> None:
+    (server,) = pod(plain())["containers"]
+    command = server[probe]["exec"]["command"]
+    assert command[:2] == ["/opt/songstarter/bin/python", "/opt/songstarter/probe.py"]
+    assert Path(DEPLOY / "image" / "probe.py").is_file()
+
+
+def test_every_container_is_confined() -> None:
+    for spec in pods(plain()):
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+            assert "latest" not in container["image"]
+
+
+def test_what_is_written_lies_in_volumes() -> None:
+    spec = pod(plain())
+    (server,) = spec["containers"]
+    mounts = {mount["mountPath"]: mount for mount in server["volumeMounts"]}
+    assert set(mounts) == {"/models", "/run/songstarter", "/tmp", "/dev/shm"}
+    assert mounts["/models"]["readOnly"] is True
+    assert "--run-directory=/run/songstarter" in server["args"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["shared-memory"]["emptyDir"]["medium"] == "Memory"
+
+
+def test_the_export_job_fills_the_folder_that_is_served() -> None:
+    job = one(plain(), "Job")["spec"]["template"]["spec"]
+    (into,) = [arg.split("=")[1] for arg in job["containers"][0]["args"] if arg.startswith("--into=")]
+    spec = pod(plain())
+    assert f"--repository={into}" in spec["containers"][0]["args"]
+    assert spec["initContainers"][0]["args"][:2] == ["verify", into]
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"] for volume in job["volumes"] + spec["volumes"] if is_claim(volume)
+    }
+    assert claims == {one(plain(), "PersistentVolumeClaim")["metadata"]["name"]}
+
+
+def is_claim(volume: Object) -> bool:
+    return "persistentVolumeClaim" in volume
+
+
+def test_services_budgets_and_policies_choose_the_servers_alone() -> None:
+    objects = plain()
+    labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    job_labels = one(objects, "Job")["spec"]["template"]["metadata"]["labels"]
+    server_policy = next(found for found in objects if found["kind"] == "NetworkPolicy")
+    for selector in (
+        one(objects, "Service")["spec"]["selector"],
+        one(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        server_policy["spec"]["podSelector"]["matchLabels"],
+    ):
+        assert selector.items() <= labels.items()
+        assert not selector.items() <= job_labels.items()
+
+
+def test_a_server_may_call_nobody() -> None:
+    policies = [found for found in plain() if found["kind"] == "NetworkPolicy"]
+    server = next(policy for policy in policies if policy["metadata"]["name"] == "songstarter")
+    assert server["spec"]["egress"] == []
+    assert "Egress" in server["spec"]["policyTypes"]
+
+
+def test_scaling_up_is_fast_and_scaling_down_is_slow() -> None:
+    behaviors = [
+        one(plain(), "HorizontalPodAutoscaler")["spec"]["behavior"],
+        one(plain(), "ScaledObject")["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"],
+    ]
+    for behavior in behaviors:
+        assert behavior["scaleUp"]["stabilizationWindowSeconds"] <= 30
+        assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300
+
+
+def test_the_adapter_serves_what_the_autoscaler_asks_for() -> None:
+    adapter = yaml.safe_load((DEPLOY / "prometheus" / "adapter-values.yaml").read_text())
+    served = {rule["name"]["as"] for rule in adapter["rules"]["custom"]}
+    asked = {metric["pods"]["metric"]["name"] for metric in one(plain(), "HorizontalPodAutoscaler")["spec"]["metrics"]}
+    assert asked == served
+
+
+def test_the_service_monitor_finds_the_service_s_metrics_port() -> None:
+    service, monitor = one(plain(), "Service"), one(plain(), "ServiceMonitor")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "songstarter"  # rules ask for this job
+
+
+# -- other values than the plain manifests have ------------------------------------------------------------------------
+
+ARCHIVE = (
+    "modelStore.kind=archive",
+    "modelStore.archive.url=https://models.example.com/songstarter.tar",
+    f"modelStore.archive.sha256={'a' * 64}",
+)
+CPU = ("gpu.count=0", "modelStore.device=cpu", "modelStore.precision=int8", "image.tag=0.1.0-cpu")
+
+
+@needs_helm
+@pytest.mark.parametrize("settings", [(), ARCHIVE, CPU], ids=["default", "archive", "cpu"])
+def test_other_values_give_valid_objects_too(settings: tuple[str, ...]) -> None:
+    for found in rendered(*settings):
+        kubernetes_validate.validate(found, VERSIONS[-1], strict=True)
+
+
+@needs_helm
+def test_an_archive_needs_no_claim_and_no_job() -> None:
+    objects = rendered(*ARCHIVE)
+    assert not {"PersistentVolumeClaim", "Job"} & {found["kind"] for found in objects}
+    assert pod(objects)["initContainers"][0]["args"][0] == "fetch"
+    assert f"--sha256={'a' * 64}" in pod(objects)["initContainers"][0]["args"]
+
+
+@needs_helm
+def test_without_a_gpu_none_is_asked_for() -> None:
+    assert "nvidia.com/gpu" in pod(rendered())["containers"][0]["resources"]["limits"]
+    assert "nvidia.com/gpu" not in pod(rendered(*CPU))["containers"][0]["resources"]["limits"]
+
+
+@needs_helm
+def test_an_autoscaler_alone_decides_how_many_pods_there_are() -> None:
+    for kind in ("none", "hpa", "keda"):
+        objects = rendered(f"autoscaling.kind={kind}")
+        autoscalers = {found["kind"] for found in objects} & {"HorizontalPodAutoscaler", "ScaledObject"}
+        assert autoscalers == {"none": set(), "hpa": {"HorizontalPodAutoscaler"}, "keda": {"ScaledObject"}}[kind]
+        assert ("replicas" in one(objects, "Deployment")["spec"]) == (kind == "none")
+
+
+@needs_helm
+def test_another_checkpoint_is_exported_into_another_folder_by_another_job() -> None:
+    first, second = rendered(), rendered("modelStore.checkpoint=facebook/musicgen-small")
+    assert one(first, "Job")["metadata"]["name"] != one(second, "Job")["metadata"]["name"]
+    assert pod(first)["containers"][0]["args"] != pod(second)["containers"][0]["args"]
+
+
+@needs_helm
+def test_helm_lints_the_chart_strictly() -> None:
+    subprocess.run([render.helm(), "lint", "--strict", "--quiet", str(CHART)], capture_output=True, check=True)
+
+
+@needs_helm
+def test_helm_test_asks_for_a_song_through_the_service() -> None:
+    command = [render.helm(), "template", "songstarter", str(CHART), "--show-only", "templates/tests/song.yaml"]
+    hook = yaml.safe_load(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    kubernetes_validate.validate(hook, VERSIONS[-1], strict=True)
+    assert hook["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert "--url=songstarter:8001" in hook["spec"]["containers"][0]["args"]

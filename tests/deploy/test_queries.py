@@ -1,0 +1,122 @@
+"""Rules, dashboard and autoscalers ask for what there is, in words that Prometheus understands."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import promql_parser
+import pytest
+from manifests import DEPLOY, Object, dashboard, one, plain, rules
+from metrics import KNOWN, OURS, SCRAPER_S, TRITON, missing, queries, selectors, used
+
+PROMTOOL = shutil.which("promtool")
+QUERIES = list(queries())
+RECORDED = {rule["record"] for rule in rules() if "record" in rule}
+ALERTS = [rule for rule in rules() if "alert" in rule]
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="no promtool: it is in Debian's package prometheus")
+
+
+@pytest.mark.parametrize(("place", "query"), QUERIES, ids=[f"{place}-{n}" for n, (place, _) in enumerate(QUERIES)])
+def test_a_query_is_promql_over_known_series_and_labels(place: str, query: str) -> None:
+    for selector in selectors(promql_parser.parse(query)):
+        if selector.name in RECORDED:
+            continue
+        assert selector.name in KNOWN, place
+        for matcher in selector.matchers.matchers:
+            if matcher.name not in SCRAPER_S or matcher.name in KNOWN[selector.name]:
+                values = KNOWN[selector.name][matcher.name]
+                assert values == () or matcher.value in values, place
+
+
+def test_nonsense_is_found() -> None:
+    with pytest.raises(ValueError, match="unclosed left parenthesis"):
+        promql_parser.parse("sum(rate(songstarter_steps_total[5m])")
+
+
+def test_every_metric_of_the_project_is_looked_at() -> None:
+    """What nobody asks for is not worth its round trip into Triton."""
+    assert sorted(set(OURS) - set(used())) == []
+
+
+def test_what_a_server_lacks_is_named_with_the_places_that_need_it() -> None:
+    everything = set(OURS) | set(TRITON)
+    assert missing(everything, gpu=False) == {}
+    lacking = missing(everything - {"songstarter_takes_waiting"}, gpu=False)
+    assert set(lacking) == {"songstarter_takes_waiting"}
+    assert "ScaledObject: waiting" in lacking["songstarter_takes_waiting"]
+    assert set(missing(everything, gpu=True)) >= {"nv_gpu_utilization", "nv_gpu_memory_total_bytes"}
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_an_alert_says_how_bad_what_and_what_to_do(rule: Object) -> None:
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert set(rule["annotations"]) == {"summary", "action"}
+    for label in re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]):
+        assert label in SCRAPER_S or any(label in KNOWN.get(name, {}) for name in names(rule["expr"]))
+
+
+def names(query: str) -> set[str]:
+    return {selector.name for selector in selectors(promql_parser.parse(query))}
+
+
+def test_rules_are_the_same_for_compose_and_for_the_operator() -> None:
+    recorded = [rule for group in one(plain(), "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
+    assert recorded == rules()
+    assert (DEPLOY / "prometheus" / "rules.yaml").resolve() == (DEPLOY / "helm/songstarter/files/rules.yaml").resolve()
+
+
+def test_the_dashboard_s_panels_have_places_and_numbers_of_their_own() -> None:
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) == 23
+
+
+def test_every_panel_explains_itself_and_asks_the_chosen_source() -> None:
+    for panel in dashboard()["panels"]:
+        if panel["type"] != "row":
+            assert panel["description"].endswith(".")
+            assert panel["fieldConfig"]["defaults"]["unit"]
+            assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${datasource}"}
+
+
+@pytest.mark.promtool
+@needs_promtool
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "rules", DEPLOY / "helm" / "songstarter" / "files" / "rules.yaml"),
+        ("check", "config", DEPLOY / "prometheus" / "prometheus.yaml"),
+        ("test", "rules", Path(__file__).parent / "alerts.yaml"),
+    ],
+    ids=["rules", "config", "alerts"],
+)
+def test_promtool_agrees(arguments: tuple[str | Path, ...]) -> None:
+    said = subprocess.run([str(PROMTOOL), *arguments], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+@pytest.mark.promtool
+@needs_promtool
+def test_promtool_understands_every_query(tmp_path: Path) -> None:
+    """As recording rules: promtool asks servers, and has no check for a query alone."""
+    lines = ["groups: [{name: queries, rules: ["]
+    lines += [f"  {{record: 'q:{number}', expr: {quoted(query)}}}," for number, (_, query) in enumerate(QUERIES)]
+    rules_file = tmp_path / "queries.yaml"
+    rules_file.write_text("\n".join([*lines, "]}]"]))
+    said = subprocess.run([str(PROMTOOL), "check", "rules", rules_file], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert f"{len(QUERIES)} rules found" in said.stdout
+
+
+def quoted(text: str) -> str:
+    return "'" + " ".join(text.split()).replace("'", "''") + "'"
