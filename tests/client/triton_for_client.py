@@ -9,12 +9,14 @@ import socket
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tiny_checkpoint import CHECKPOINT
+
 from songstarter import contract
-from songstarter.checkpoint import Checkpoint, Codec, Decoder, Text
+from songstarter.checkpoint import Checkpoint
 from songstarter.server.launch import Ports
 from songstarter.server.server import Server
 
@@ -76,19 +78,4 @@ def _tensor(tensor: contract.Tensor) -> str:
 
 def _checkpoint() -> Checkpoint:
     """The manifest that a server asks for; of its facts only the model's name matters here."""
-    return Checkpoint(
-        name="stand-in",
-        family="text",
-        sample_rate=32000,
-        samples_per_frame=640,
-        channels=2,
-        delays=(0,),
-        special_token=1,
-        window_seconds=30,
-        text=Text(end_token=1, pad_token=0, max_tokens=1, pad_to=1),
-        melody=None,
-        codec=Codec(codebooks=1, codebook_size=1, block_frames=1),
-        decoder=Decoder(layers=1, hidden=1, heads=1, head_size=1, positions=1, precision="fp32", device="cpu"),
-        models=(contract.PUBLIC_MODEL,),
-        digests={},
-    )
+    return replace(CHECKPOINT, models=(contract.PUBLIC_MODEL,))
