@@ -6,25 +6,24 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import torch
 
 ROOT = Path(__file__).parents[1]
 BUFFER_BYTES = 512 * 2**20  # far more than any cache holds
 PASSES = 5
+PACKAGES = ("numpy", "onnxruntime", "torch", "transformers")
 
 
-def facts() -> dict[str, str | int]:
+def facts(packages: Sequence[str] = PACKAGES) -> dict[str, str | int]:
     """Processor, cores, memory, versions and revision."""
     return {
         "cpu": _cpu(),
         "cores": cores(),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9),
         "python": platform.python_version(),
-        **{package: version(package) for package in ("numpy", "onnxruntime", "torch", "transformers")},
+        **{package: _version(package) for package in packages},
         "revision": _revision(),
     }
 
@@ -44,11 +43,15 @@ class Memory:
     """A buffer to pass over, to see how fast memory is just now."""
 
     def __init__(self, threads: int) -> None:
+        import torch  # where load is made, it is not installed
+
+        self._torch = torch
         self._buffer = torch.ones(BUFFER_BYTES // 4)
         self._threads = threads
 
     def bandwidth(self) -> float:
         """Bytes read per second: the best of two ways to pass over the buffer, several times each."""
+        torch = self._torch
         torch.set_num_threads(self._threads)
         ways: tuple[Callable[[], object], ...] = (self._buffer.sum, lambda: torch.dot(self._buffer, self._buffer))
         return BUFFER_BYTES / min(map(_fastest, ways))
@@ -61,6 +64,13 @@ def _fastest(way: Callable[[], object]) -> float:
         way()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _cpu() -> str:

@@ -37,8 +37,9 @@ COMMANDS = (
     Command("serve", "songstarter.server.cli", "songstarter[serve]", "start Triton and keep it running"),
     Command("export", "export.cli", "songstarter[export]", "turn a checkpoint into what Triton serves"),
     Command("generate", "songstarter_client.cli", "songstarter", "ask a running server for songs"),
+    Command("bench", "benchmarks.serving.cli", "songstarter[bench]", "load a running server and say what it holds"),
 )
-OWN = ("songstarter", "songstarter_client", "export")
+OWN = ("songstarter", "songstarter_client", "export", "benchmarks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

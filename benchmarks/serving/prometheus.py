@@ -1,0 +1,59 @@
+"""The run's own figures for Prometheus, while it lasts, so that a dashboard can show both sides of the wire."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from benchmarks.serving.records import Record
+
+SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
+ANSWERED = "answered"
+
+
+class Exporter:
+    """A `Watcher` with an HTTP endpoint; use it as a context manager."""
+
+    def __init__(self, port: int, address: str) -> None:
+        registry = CollectorRegistry()
+        self._requests = Counter(
+            "songstarter_bench_requests",
+            "Requests that are over, by what became of them",
+            ["outcome"],
+            registry=registry,
+        )
+        self._under_way = Gauge("songstarter_bench_requests_in_flight", "Requests under way", registry=registry)
+        self._audio = Counter("songstarter_bench_audio_seconds", "Seconds of audio that came back", registry=registry)
+        self._load = Gauge(
+            "songstarter_bench_load", "Requests in flight (closed) or a second (open)", ["loop"], registry=registry
+        )
+        self._latency = Histogram(
+            "songstarter_bench_latency_seconds", "From when a request was due", buckets=SECONDS, registry=registry
+        )
+        self._first_audio = Histogram(
+            "songstarter_bench_first_audio_seconds", "Until the first audio", buckets=SECONDS, registry=registry
+        )
+        self._server, self._thread = start_http_server(port, address, registry)
+
+    def start(self, loop: str, load: float) -> None:
+        self._load.clear()
+        self._load.labels(loop).set(load)
+
+    def began(self) -> None:
+        self._under_way.inc()
+
+    def ended(self, record: Record) -> None:
+        self._under_way.dec()
+        self._requests.labels(record.error or ANSWERED).inc()
+        self._audio.inc(record.audio_seconds)
+        if record.error is None:
+            self._latency.observe(record.latency)
+        if record.first_audio is not None:
+            self._first_audio.observe(record.first_audio - record.scheduled)
+
+    def __enter__(self) -> Exporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,172 @@
+"""A run's words: what it will do, the tables, the document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import mean
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.serving.figures import Level, Spread, knee
+from benchmarks.serving.plan import Plan
+from benchmarks.serving.records import Record, Run
+from benchmarks.serving.run import Findings
+
+PACKAGES = ("numpy", "tritonclient", "nvidia-pytriton", "onnxruntime")
+COMPARED = (
+    "served over bare: seconds of audio a second through Triton (text and audio encoded, songs rendered and sent) over "
+    "those of the engine alone (decoding only, inputs encoded beforehand), in turns on the same machine"
+)
+CAVEAT = "Whatever else runs on the machine shows in every figure; the load averages say how much there was."
+
+Row = Sequence[str]
+
+
+def prediction(plan: Plan) -> str:
+    """What will be sent, how long it takes, and between which bounds the throughput must lie."""
+    cards = plan.scenario.first()
+    audio, takes = mean(card.audio_seconds for card in cards), mean(card.takes for card in cards)
+    shares = {
+        "follow a melody": sum("continuation" not in card.fields and "input_audio" in card.fields for card in cards),
+        "continue an opening": sum("continuation" in card.fields for card in cards),
+    }
+    kinds = ", ".join(f"{number} {kind}" for kind, number in shares.items())
+    levels = (len(plan.concurrency) * plan.rounds, len(plan.rates))
+    lines = [
+        f"scenario {plan.scenario.name}: {audio:.3g} s of audio and {takes:.3g} takes a request on average; "
+        f"of {len(cards)}, {kinds}",
+        f"{levels[0]} loads in flight and {levels[1]} rates{' and the knee' if plan.find_knee else ''}, "
+        f"{plan.bounds.seconds:g} s each beside warming up and waiting for the last",
+        "predicted: with n in flight, between 1 and n times the throughput of one (no batching, perfect batching)",
+    ]
+    return "\n".join(lines)
+
+
+def table(levels: Sequence[Level]) -> str:
+    """One line for each load; latencies in seconds, from when a request was due."""
+    head = ["load", "requests", "failed", "req/s", "audio_s/s", "of_perfect", "RTF"]
+    head += ["p50_s", "p90_s", "p95_s", "p99_s", "first_audio_p50_s"]
+    base = next((found for found in levels if found.loop == "closed"), None)
+    return aligned([head, *(_row(found, base) for found in levels)])
+
+
+def _row(found: Level, base: Level | None) -> Row:
+    latency = found.latency
+    percentiles = (latency.p50, latency.p90, latency.p95, latency.p99) if latency else (None,) * 4
+    figures = (
+        found.requests_per_second,
+        found.audio_seconds_per_second,
+        of_perfect(found, base),
+        found.real_time_factor,
+        *percentiles,
+        found.first_audio.p50 if found.first_audio else None,
+    )
+    return [found.name, str(found.requests), str(sum(found.errors.values())), *map(_word, figures)]
+
+
+def of_perfect(found: Level, base: Level | None) -> float | None:
+    """Throughput over what perfect batching would make of the lowest concurrency's; None for an open loop."""
+    if base is None or found.loop != "closed" or not base.audio_seconds_per_second:
+        return None
+    return found.audio_seconds_per_second / base.audio_seconds_per_second * base.load / found.load
+
+
+def stage_table(found: Level) -> str:
+    """Triton's own figures for one load."""
+    rows = [["model", "requests", "failed", "runs", "mean batch", "queue ms", "run ms", "busy"]]
+    for stage in found.stages:
+        figures = (stage.mean_batch, stage.queue_ms, stage.compute_ms)
+        counts = map(str, (stage.requests, stage.failed, stage.executions))
+        rows.append([stage.model, *counts, *map(_word, figures), f"{stage.busy_share:.0%}"])
+    return aligned(rows)
+
+
+def bare_lines(findings: Findings) -> list[str]:
+    """Served beside bare, one line for each concurrency."""
+    lines = []
+    for concurrency in sorted(findings.bare):
+        served = findings.level(("closed", concurrency)).audio_seconds_per_second
+        bare = findings.bare_level(concurrency).audio_seconds_per_second
+        lines.append(
+            f"{concurrency} in flight: {served:.1f} s of audio a second through Triton, {bare:.1f} bare, "
+            f"ratio {findings.ratio(concurrency):.2f}"
+        )
+    return [COMPARED, *lines] if lines else []
+
+
+def words(plan: Plan, findings: Findings) -> str:
+    """Everything that was measured, for people."""
+    levels = findings.levels
+    parts = ["measured:", table(levels)]
+    parts += [f"errors at {found.name}: {errors}" for found in levels if (errors := _counts(found.errors))]
+    if levels and (busiest := _busiest(levels)).stages:
+        parts += [f"Triton's statistics at {busiest.name}, warming up included:", stage_table(busiest)]
+    parts += bare_lines(findings)
+    if any(found.loop == "open" for found in levels):
+        rate = knee(levels, plan.latency_limit)
+        parts.append(f"the highest rate that was held: {rate:.3g}/s" if rate else "no rate was held")
+    if findings.statistics_missing:
+        parts.append(f"queue times and batch sizes unknown: {findings.statistics_missing}")
+    return "\n".join([*parts, CAVEAT])
+
+
+def document(plan: Plan, findings: Findings) -> dict[str, Any]:
+    """The same for machines; times in seconds where no unit is named."""
+    return {
+        "benchmark": "serving",
+        "machine": machine.facts(PACKAGES),
+        "load_average": findings.load_average,
+        "server": findings.server,
+        "scenario": asdict(plan.scenario),
+        "bounds": asdict(plan.bounds),
+        "rounds": plan.rounds,
+        "levels": [_level(found, findings) for found in findings.levels],
+        "knee_per_second": knee(findings.levels, plan.latency_limit),
+        "bare": {
+            "compared": COMPARED,
+            "levels": [asdict(findings.bare_level(concurrency)) for concurrency in sorted(findings.bare)],
+            "ratios": {str(concurrency): findings.ratio(concurrency) for concurrency in sorted(findings.bare)},
+        },
+        "statistics_missing": findings.statistics_missing,
+    }
+
+
+def _level(found: Level, findings: Findings) -> dict[str, Any]:
+    runs = findings.runs[found.loop, found.load]
+    lowest = next((one for one in findings.levels if one.loop == "closed"), None)
+    samples = [_sample(record, run) for run in runs for record in run.records]
+    return {**asdict(found), "of_perfect": of_perfect(found, lowest), "samples": samples}
+
+
+def _sample(record: Record, run: Run) -> dict[str, Any]:
+    """A request with its times from the opening of its window."""
+    first = {} if record.first_audio is None else {"first_audio": round(record.first_audio - run.opened, 4)}
+    return {
+        "scheduled": round(record.scheduled - run.opened, 4),
+        "began": round(record.began - run.opened, 4),
+        "ended": round(record.ended - run.opened, 4),
+        "error": record.error,
+        **first,
+    }
+
+
+def _busiest(levels: Sequence[Level]) -> Level:
+    return max(levels, key=lambda found: found.audio_seconds_per_second)
+
+
+def _counts(errors: dict[str, int]) -> str:
+    return ", ".join(f"{number} {kind}" for kind, number in sorted(errors.items()))
+
+
+def _word(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def spread_words(found: Spread | None) -> str:
+    return "-" if found is None else f"{found.p50:.3g} / {found.p95:.3g} / {found.p99:.3g}"
+
+
+def aligned(rows: Sequence[Row]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True)) for row in rows)

@@ -1,0 +1,132 @@
+"""What Triton itself counts: queue time, compute time and batch sizes of every model, between two moments."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from songstarter.errors import SongstarterError
+
+TIMEOUT = 5.0
+NANOSECONDS_PER_MS = 1e6
+
+Snapshot = Mapping[str, Mapping[str, Any]]  # a model's statistics by its name
+
+
+class NoStatistics(SongstarterError):
+    """Triton's HTTP port does not answer, so that queue times and batch sizes stay unknown."""
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """One model over a while; compute time is that of one execution, queue time that of one request."""
+
+    model: str
+    requests: int
+    failed: int
+    executions: int
+    mean_batch: float
+    batches: dict[int, int]  # executions by batch size
+    queue_ms: float
+    compute_ms: float
+    busy_share: float  # seconds of computing per second, of all its instances
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The counters before and after so many seconds."""
+
+    before: Snapshot
+    after: Snapshot
+    seconds: float
+
+    def grown(self, model: str, *path: str) -> int:
+        return _at(self.after[model], path) - _at(self.before.get(model, {}), path)
+
+    def batches(self, model: str, key: str) -> Counter[int]:
+        """Executions, or nanoseconds of them, by batch size."""
+        return _by_size(self.after[model], key) - _by_size(self.before.get(model, {}), key)
+
+
+class TritonStatistics:
+    """The statistics of the server whose HTTP port is ``address`` (HOST:PORT)."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def snapshot(self) -> Snapshot:
+        """Every loaded model's counters as they stand.
+
+        Raises:
+            NoStatistics: nobody answers there, or not as Triton does.
+        """
+        statistics = self._get("/v2/models/stats")
+        return {model["name"]: model for model in statistics.get("model_stats", [])}
+
+    def server(self) -> str:
+        """The server's name and version."""
+        metadata = self._get("/v2")
+        return f"{metadata.get('name', '?')} {metadata.get('version', '?')}"
+
+    def _get(self, path: str) -> dict[str, Any]:
+        connection = http.client.HTTPConnection(self._address, timeout=TIMEOUT)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status != http.client.OK:
+                raise NoStatistics(f"http://{self._address}{path} answered with status {answer.status}")
+            found: dict[str, Any] = json.loads(body)
+            return found
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise NoStatistics(f"no statistics from http://{self._address}: {type(error).__name__}: {error}") from None
+        finally:
+            connection.close()
+
+
+def stage_figures(stretches: Sequence[Stretch]) -> list[StageFigures]:
+    """What each model did in all stretches together; idle models are left out."""
+    models = sorted({model for stretch in stretches for model in stretch.after})
+    figures = [_of_model(model, stretches) for model in models]
+    return [one for one in figures if one.requests or one.failed]
+
+
+def _of_model(model: str, stretches: Sequence[Stretch]) -> StageFigures:
+    def grown(*path: str) -> int:
+        return sum(stretch.grown(model, *path) for stretch in stretches)
+
+    executions = grown("execution_count")
+    requests = grown("inference_stats", "queue", "count")
+    busy = sum(sum(stretch.batches(model, "ns").values()) for stretch in stretches)
+    batches = sum((stretch.batches(model, "count") for stretch in stretches), Counter[int]())
+    return StageFigures(
+        model=model,
+        requests=requests,
+        failed=grown("inference_stats", "fail", "count"),
+        executions=executions,
+        mean_batch=grown("inference_count") / executions if executions else 0.0,
+        batches=dict(sorted(batches.items())),
+        queue_ms=grown("inference_stats", "queue", "ns") / NANOSECONDS_PER_MS / max(requests, 1),
+        compute_ms=busy / NANOSECONDS_PER_MS / max(executions, 1),
+        busy_share=busy / NANOSECONDS_PER_MS / 1e3 / sum(stretch.seconds for stretch in stretches),
+    )
+
+
+def _at(statistics: Mapping[str, Any], path: Sequence[str]) -> int:
+    value: Any = statistics
+    for key in path:
+        value = value.get(key, {})
+    return int(value or 0)
+
+
+def _by_size(statistics: Mapping[str, Any], key: str) -> Counter[int]:
+    return Counter(
+        {
+            int(batch["batch_size"]): int(batch["compute_infer"].get(key, 0))
+            for batch in statistics.get("batch_stats", [])
+        }
+    )
