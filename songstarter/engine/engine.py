@@ -6,6 +6,7 @@ Does not know: text, audio, Triton, threads.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,8 +16,10 @@ import numpy as np
 from songstarter.array import Array
 from songstarter.delay_pattern import DelayPattern, Grid
 from songstarter.engine.scheduler import Scheduler
+from songstarter.engine.statistics import Statistics
 from songstarter.engine.take import Beginning, Outcome, Take
-from songstarter.errors import Cancelled, SongstarterError, TakeFailed
+from songstarter.errors import Cancelled, SongstarterError, TakeFailed, Unavailable
+from songstarter.metrics import SLOTS, SLOTS_IN_USE, TAKES_WAITING, Series
 from songstarter.stages.decoder import Filling, Prefix
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.sampler import Draw, sample
@@ -35,7 +38,7 @@ class Decoder(Protocol):
 
     def fill(self, filling: Filling, most: int) -> None: ...
 
-    def copy(self, source: int, target: int, length: int) -> None: ...
+    def copy(self, source: int, target: int, lengths: Array) -> None: ...
 
     def step(self, columns: Array, lengths: Array) -> Array: ...
 
@@ -50,7 +53,7 @@ class Occupant:
     take: Take
     grid: Grid
     filling: Filling
-    length: int
+    lengths: Array
     playing: bool = False
 
     @property
@@ -67,10 +70,20 @@ class Engine:
         self._pattern = pattern
         self._scheduler = Scheduler(decoder.slots, max_waiting=max_waiting)
         self._occupants: dict[int, Occupant] = {}  # slot -> occupant, in the order of admission
+        self.statistics = Statistics()
 
     @property
     def idle(self) -> bool:
         return not self._occupants and not self._scheduler.waiting
+
+    @property
+    def levels(self) -> dict[Series, float]:
+        """The gauges as they stand; any thread may ask."""
+        return {
+            Series(SLOTS): self._decoder.slots,
+            Series(SLOTS_IN_USE): len(self._occupants),
+            Series(TAKES_WAITING): self._scheduler.waiting,
+        }
 
     def submit(self, takes: Sequence[Take]) -> None:
         """Let the takes of one request wait for slots.
@@ -78,14 +91,21 @@ class Engine:
         Raises:
             Unavailable: too many wait already.
         """
-        self._scheduler.enqueue(takes)
+        try:
+            self._scheduler.enqueue(takes)
+        except Unavailable:
+            self.statistics.takes["refused"] += len(takes)
+            raise
 
     def step(self) -> None:
         """Move every playing take by one column, and the newcomers a little nearer to playing."""
         self._admit()
         self._fill()
+        began = time.perf_counter()
         logits = self._forward()
-        self._push(self._sample(logits))
+        columns = self._sample(logits)
+        self._push(columns)
+        self.statistics.stepped(columns, time.perf_counter() - began)
         self._retire()
 
     def abandon(self, error: SongstarterError) -> None:
@@ -95,19 +115,20 @@ class Engine:
         while admitted := self._scheduler.admit():
             slot, take = admitted
             self._scheduler.release(slot)
-            take.on_end(take, error)
+            self._tell(take, error)
 
     def _admit(self) -> None:
         """Give free slots to waiting takes."""
         for take in self._scheduler.drop_cancelled():
-            take.on_end(take, Cancelled("the take was cancelled before it began"))
+            self._tell(take, Cancelled("the take was cancelled before it began"))
         while admitted := self._scheduler.admit():
             slot, take = admitted
+            take.admitted = time.monotonic()
             try:
                 self._occupants[slot] = self._occupant(slot, take)
             except Exception as error:  # whatever the stage raises ends this take, not its neighbours
                 self._scheduler.release(slot)
-                take.on_end(take, TakeFailed(f"the take could not begin: {error}"))
+                self._tell(take, TakeFailed(f"the take could not begin: {error}"))
 
     def _occupant(self, slot: int, take: Take) -> Occupant:
         grid = take.beginning.grid(self._pattern)
@@ -115,7 +136,8 @@ class Engine:
         if filling is None:
             # The last column that is known is fed by the first step.
             filling = self._decoder.begin(slot, take.beginning.prefix, grid.so_far[:, :-1])
-        return Occupant(take, grid, filling, filling.length)
+            self.statistics.kept_positions += int(filling.lengths.sum()) - filling.left
+        return Occupant(take, grid, filling, filling.lengths.copy())
 
     def _filling_of(self, beginning: Beginning) -> Filling | None:
         """The filling of a slot that holds, or will hold, the same beginning."""
@@ -139,19 +161,26 @@ class Engine:
         if not occupant.filling.done:
             return False
         if occupant.filling.slot != slot:
-            self._decoder.copy(occupant.filling.slot, slot, occupant.filling.length)
-            occupant.filling = Filling(slot, [], occupant.filling.length)
+            self._decoder.copy(occupant.filling.slot, slot, occupant.filling.lengths)
+            occupant.filling = Filling(slot, [], occupant.filling.lengths)
+            self.statistics.kept_positions += int(occupant.filling.lengths.sum())
         occupant.playing = True
+        self.statistics.fill_seconds.append(occupant.take.seconds_since_admission)
         return True
 
     def _fill_own(self, filling: Filling) -> None:
         playing = sum(occupant.playing for occupant in self._occupants.values())
         if playing:
             if not filling.done:
-                self._decoder.fill(filling, max(LEAST_FILLED, FILLED_PER_SLOT * playing))
+                self._fill_piece(filling, max(LEAST_FILLED, FILLED_PER_SLOT * playing))
             return
         while not filling.done:
-            self._decoder.fill(filling, filling.length)
+            self._fill_piece(filling, int(filling.lengths.max()))
+
+    def _fill_piece(self, filling: Filling, most: int) -> None:
+        left = filling.left
+        self._decoder.fill(filling, most)
+        self.statistics.filled_positions += left - filling.left
 
     def _forward(self) -> dict[int, Array]:
         """Logits [2, codebook, token] by slot, from one decoder call over all who play."""
@@ -163,12 +192,12 @@ class Engine:
         lengths = np.zeros((slots, ROWS_PER_SLOT), np.int64)
         for slot, occupant in self._occupants.items():
             if slot < slots:
-                # A slot that is not full yet gets its full length: what is written there, its first step overwrites.
-                lengths[slot, : occupant.rows] = occupant.length
+                # Rows that are not full yet get their full length: what is written there, the first step overwrites.
+                lengths[slot] = occupant.lengths
                 columns[slot] = occupant.grid.so_far[:, -1]
         logits = self._decoder.step(columns, lengths)
         for occupant in playing.values():
-            occupant.length += 1
+            occupant.lengths[: occupant.rows] += 1
         return {slot: logits[slot] for slot in playing}
 
     def _sample(self, logits: dict[int, Array]) -> dict[int, Array]:
@@ -208,4 +237,8 @@ class Engine:
     def _end(self, slot: int, outcome: Outcome) -> None:
         occupant = self._occupants.pop(slot)
         self._scheduler.release(slot)
-        occupant.take.on_end(occupant.take, outcome)
+        self._tell(occupant.take, outcome)
+
+    def _tell(self, take: Take, outcome: Outcome) -> None:
+        self.statistics.ended(outcome)
+        take.on_end(take, outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -40,6 +41,17 @@ class Take:
     priority: int
     on_end: Callable[[Take, Outcome], None] = field(repr=False)
     cancelled: bool = False
+    submitted: float = field(default_factory=time.monotonic)
+    admitted: float | None = None  # when it got its slot; both in seconds of the monotonic clock
+
+    @property
+    def seconds_waited(self) -> float | None:
+        """How long it waited for its slot; None when it never had one."""
+        return None if self.admitted is None else self.admitted - self.submitted
+
+    @property
+    def seconds_since_admission(self) -> float:
+        return 0.0 if self.admitted is None else time.monotonic() - self.admitted
 
     def cancel(self) -> None:
         """Ask for the take to end; its slot is free at the next step."""

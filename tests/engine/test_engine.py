@@ -40,7 +40,7 @@ class CountingDecoder:
             raise ValueError("a prefix that cannot be")
         self.begun += 1
         rows = [RowFilling(slot, prefix.guided, columns, 0)]
-        return Filling(slot, rows, len(prefix.guided) + columns.shape[1])
+        return Filling(slot, rows, np.full(2, rows[0].length))
 
     def fill(self, filling: Filling, most: int) -> None:
         row = filling.rows[0]
@@ -52,7 +52,7 @@ class CountingDecoder:
             self.memory[filling.slot] = row.embeddings[0, 0]
             filling.rows.pop()
 
-    def copy(self, source: int, target: int, length: int) -> None:
+    def copy(self, source: int, target: int, lengths: Array) -> None:
         self.memory[target] = self.memory[source]
 
     def step(self, columns: Array, lengths: Array) -> Array:
