@@ -12,11 +12,14 @@ from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint
 from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.engine import Engine
+from songstarter.engine.record import OrderRecord
 from songstarter.engine.service import EngineService
 from songstarter.engine.take import Beginning, Outcome, Take
 from songstarter.errors import Description, InvalidRequest
+from songstarter.metrics import INFO, KV_MEMORY, Readings, Series
 from songstarter.request import MAX_OUTPUTS, MAX_SEED, PRIORITIES, Sampling
 from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.version import version
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Response:
     variation: int
     outcome: Outcome
     last: bool
+    record: OrderRecord
 
 
 Deliver = Callable[[Response], None]
@@ -42,21 +46,43 @@ class OrderDesk:
         """
         self._checkpoint = Checkpoint.read(repository)
         self._pattern = DelayPattern(self._checkpoint.delays, self._checkpoint.special_token)
-        stage = DecoderStage(repository, self._checkpoint, slots=slots, threads=threads)
-        self._service = EngineService(Engine(stage, self._pattern, max_waiting=max_waiting))
+        self._stage = DecoderStage(repository, self._checkpoint, slots=slots, threads=threads)
+        self._engine = Engine(self._stage, self._pattern, max_waiting=max_waiting)
+        self._service = EngineService(self._engine)
 
-    def accept(self, inputs: Mapping[str, Array], deliver: Deliver) -> Sequence[Take]:
+    def accept(self, inputs: Mapping[str, Array], deliver: Deliver, request_id: str = "") -> Sequence[Take]:
         """Let the takes of an order wait for slots; ``deliver`` hears of each take's end, in the order they end.
 
-        ``inputs`` are those of ``contract.DECODER_INPUTS``.
+        ``inputs`` are those of ``contract.DECODER_INPUTS``; ``request_id`` names the order in the log.
 
         Raises:
             InvalidRequest: a tensor is not as the contract says.
             Unavailable: too many takes wait already.
         """
-        takes = self._takes(inputs, _countdown(int(inputs["variations"].item()), deliver))
-        self._service.submit(takes)
+        record = OrderRecord(request_id)
+        try:
+            takes = self._takes(inputs, _countdown(int(inputs["variations"].item()), deliver, record))
+            record.takes = takes
+            self._service.submit(takes)
+        except Exception as error:
+            record.note(error)
+            record.write()
+            raise
         return takes
+
+    def delivered(self, response: Response) -> None:
+        """Hear that a response is on its way, and note it in the log if it was an order's last."""
+        if response.last:
+            response.record.write()
+
+    def readings(self) -> Readings:
+        """The metrics of ``metrics.DECODER_FAMILIES``; any thread may ask, and one alone should."""
+        statistics = self._engine.statistics
+        decoder = self._checkpoint.decoder
+        labels = (version(), self._checkpoint.name, decoder.precision, decoder.device)
+        standing = {Series(KV_MEMORY): self._stage.memory_bytes, Series(INFO, labels): 1}
+        values = self._engine.levels | statistics.totals() | standing
+        return Readings(values, statistics.fetch_observations())
 
     def close(self) -> None:
         """End what plays with Unavailable and stop."""
@@ -108,14 +134,16 @@ class OrderDesk:
         return opening
 
 
-def _countdown(count: int, deliver: Deliver) -> Callable[[Take, Outcome], None]:
+def _countdown(count: int, deliver: Deliver, record: OrderRecord) -> Callable[[Take, Outcome], None]:
     """What a take calls at its end; the engine's thread alone does, so the count needs no lock."""
     left = count
 
     def on_end(take: Take, outcome: Outcome) -> None:
         nonlocal left
         left -= 1
-        deliver(Response(take.variation, outcome, last=left == 0))
+        if isinstance(outcome, Exception):
+            record.note(outcome)
+        deliver(Response(take.variation, outcome, left == 0, record))
 
     return on_end
 

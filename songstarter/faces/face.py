@@ -14,6 +14,7 @@ from songstarter.errors import TakeFailed
 from songstarter.faces.conditioning import Conditioner, Conditions, load_tokenizer
 from songstarter.faces.rendering import Renderer
 from songstarter.faces.stages import Stages, Tensors
+from songstarter.faces.visits import Visit
 from songstarter.request import Request
 
 
@@ -36,18 +37,21 @@ class Face:
         )
         self._renderer = Renderer(self._checkpoint, stages)
 
-    def answer(self, values: Mapping[str, Any]) -> Tensors:
+    def answer(self, values: Mapping[str, Any], visit: Visit) -> Tensors:
         """The outputs of ``contract.OUTPUTS`` for plain values by the names of ``contract.FIELDS``.
+
+        ``visit`` hears how far it is.
 
         Raises:
             SongstarterError: one of its leaves; InvalidRequest where the caller can mend it.
         """
         request = self._parse(values)
+        visit.understood(request)
         conditions = self._conditioner.condition(request)
-        files = {
-            int(response["variation"].item()): self._renderer.file(response["codes"], request)
-            for response in self._stages.decode(self._order(request, conditions))
-        }
+        files: dict[int, bytes] = {}
+        for response in self._stages.decode(self._order(request, conditions)):
+            files[int(response["variation"].item())] = self._renderer.file(response["codes"], request)
+            visit.rendered(response["codes"].shape[1] / self._checkpoint.frames_per_second)
         if len(files) != request.variations:
             raise TakeFailed(f"the decoder sent {len(files)} takes of {request.variations}")
         return {

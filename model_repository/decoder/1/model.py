@@ -3,6 +3,7 @@
 import json
 import queue
 import threading
+from functools import partial
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
@@ -10,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 from songstarter.engine.order import OrderDesk, outputs
 from songstarter.errors import SongstarterError
 from songstarter.faces.replies import to_inner_wire
+from songstarter.publisher import Publisher
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -29,26 +31,34 @@ class TritonPythonModel:
         self._outbox = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send_all, name="sender", daemon=True)
         self._sender.start()
+        self._publisher = Publisher(self._desk.readings, pb_utils.MetricFamily)
+        self._publisher.start()
 
     def execute(self, requests):
         for request in requests:
             sender = request.get_response_sender()
             try:
                 inputs = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
-                self._desk.accept(inputs, lambda response, sender=sender: self._outbox.put((sender, response)))
+                deliver = partial(self._deliver, sender)
+                self._desk.accept(inputs, deliver, request.request_id())
             except Exception as error:
                 sender.send(_failure(error), flags=FINAL)
 
     def finalize(self):
         self._desk.close()
+        self._publisher.stop()
         self._outbox.put(None)
         self._sender.join(timeout=5)
+
+    def _deliver(self, sender, response):
+        self._outbox.put((sender, response))
 
     def _send_all(self):
         while (item := self._outbox.get()) is not None:
             sender, response = item
             try:
                 sender.send(_reply(response), flags=FINAL if response.last else 0)
+                self._desk.delivered(response)
             except Exception as error:  # the caller may be gone; the others must still be served
                 pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
 

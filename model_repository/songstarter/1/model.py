@@ -1,54 +1,47 @@
 """Triton's verbs for the public model: songstarter.faces does the work, this file carries tensors in and out."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 
 from songstarter.contract import DECODER, INNER_OUTPUTS, plain_values
 from songstarter.errors import SongstarterError
-from songstarter.faces.admission import Admission
+from songstarter.faces.desk import RequestDesk
 from songstarter.faces.face import Face
 from songstarter.faces.replies import from_inner_wire, to_wire
+from songstarter.faces.visits import current
+from songstarter.publisher import Publisher
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class TritonPythonModel:
-    """Answers late: execute() hands requests to threads and returns, so one instance holds many at once."""
+    """Answers late: execute() hands requests to the desk and returns, so one instance holds many at once."""
 
     def initialize(self, args):
         parameters = json.loads(args["model_config"])["parameters"]
         settings = {name: float(value["string_value"]) for name, value in parameters.items()}
-        self._admission = Admission(int(settings.pop("max_requests")))
-        self._threads = ThreadPoolExecutor(self._admission.limit, thread_name_prefix="request")
+        limit = int(settings.pop("max_requests"))
         try:
-            self._face = Face(Path(args["model_repository"]).parent, self, **settings)
+            face = Face(Path(args["model_repository"]).parent, self, **settings)
         except SongstarterError as error:
             raise pb_utils.TritonModelException(str(error)) from error
+        self._desk = RequestDesk(face, limit=limit)
+        self._publisher = Publisher(self._desk.readings, pb_utils.MetricFamily)
+        self._publisher.start()
 
     def execute(self, requests):
         for request in requests:
-            sender = request.get_response_sender()
-            try:
-                values = _values(request)
-                self._admission.enter()
-                self._threads.submit(self._answer, values, sender)
-            except Exception as error:
-                sender.send(_failure(error), flags=FINAL)
+            reply = partial(_reply, request.get_response_sender())
+            origin = {"request_id": request.request_id(), "trace": request.trace()}
+            self._desk.accept(partial(_values, request), reply, **origin)
         return [None] * len(requests)
 
     def finalize(self):
-        self._threads.shutdown(cancel_futures=True)
-
-    def _answer(self, values, sender):
-        with self._admission.leaving():
-            try:
-                response = pb_utils.InferenceResponse(_to_triton(self._face.answer(values)))
-            except Exception as error:
-                response = _failure(error)
-            sender.send(response, flags=FINAL)
+        self._desk.close()
+        self._publisher.stop()
 
     def run(self, model, inputs):
         return _from_triton(_inner(model, inputs).exec())
@@ -60,7 +53,10 @@ class TritonPythonModel:
 
 def _inner(model, inputs):
     names = [tensor.name for tensor in INNER_OUTPUTS[model]]
-    return pb_utils.InferenceRequest(model_name=model, requested_output_names=names, inputs=_to_triton(inputs))
+    origin = {"request_id": current().request_id, "trace": current().trace}
+    return pb_utils.InferenceRequest(
+        model_name=model, requested_output_names=names, inputs=_to_triton(inputs), **origin
+    )
 
 
 def _to_triton(tensors):
@@ -78,8 +74,11 @@ def _values(request):
     return plain_values(tensors, json.loads(request.parameters() or "{}"))
 
 
+def _reply(sender, outcome):
+    failed = isinstance(outcome, Exception)
+    sender.send(_failure(outcome) if failed else pb_utils.InferenceResponse(_to_triton(outcome)), flags=FINAL)
+
+
 def _failure(error):
     code, message = to_wire(error)
-    if not isinstance(error, SongstarterError):
-        pb_utils.Logger.log_error(f"songstarter: {type(error).__name__}: {error}")
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))

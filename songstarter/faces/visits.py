@@ -1,0 +1,130 @@
+"""What became of every request: counted for the metrics, and one line of the log each."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from songstarter import event_log
+from songstarter.errors import Cancelled, InvalidRequest, Unavailable
+from songstarter.metrics import (
+    AUDIO_SECONDS,
+    FIRST_AUDIO_SECONDS,
+    REQUEST_SECONDS,
+    REQUESTS,
+    REQUESTS_IN_FLIGHT,
+    Readings,
+    Series,
+    by_outcome,
+)
+from songstarter.request import Request
+
+OUTCOMES: dict[type[Exception], str] = {
+    InvalidRequest: "invalid",
+    Unavailable: "unavailable",
+    Cancelled: "cancelled",
+}
+
+
+@dataclass(eq=False)
+class Visit:
+    """One request from its arrival to its answer; ``trace`` is Triton's, for the calls that are made for it."""
+
+    request_id: str
+    trace: Any = None
+    arrived: float = field(default_factory=time.monotonic)
+    request: Request | None = None
+    first_audio: float | None = None  # seconds after its arrival
+    audio_seconds: float = 0.0  # of every variation
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self.arrived
+
+    def understood(self, request: Request) -> None:
+        self.request = request
+
+    def rendered(self, audio_seconds: float) -> None:
+        """Note that so many seconds of audio are ready."""
+        if self.first_audio is None:
+            self.first_audio = self.age
+        self.audio_seconds += audio_seconds
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Within the block, this thread works for this visit; see ``current``."""
+        token = _CURRENT.set(self)
+        try:
+            yield
+        finally:
+            _CURRENT.reset(token)
+
+
+_CURRENT: ContextVar[Visit] = ContextVar("visit")
+
+
+def current() -> Visit:
+    """The visit that this thread works for: calls of other models carry its id and its trace."""
+    return _CURRENT.get()
+
+
+class VisitBook:
+    """Counts visits, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_flight = 0
+        self._audio_seconds = 0.0
+        self._outcomes: Counter[str] = Counter()
+        self._seconds: deque[float] = deque()
+        self._first_audio: deque[float] = deque()
+
+    def open(self, request_id: str, trace: Any = None) -> Visit:
+        """Begin a visit; who comes without an id gets one."""
+        with self._lock:
+            self._in_flight += 1
+        return Visit(request_id or secrets.token_hex(8), trace)
+
+    def close(self, visit: Visit, error: Exception | None) -> None:
+        """End a visit with an answer, or with the error that it got instead."""
+        seconds = visit.age
+        outcome = "answered" if error is None else OUTCOMES.get(type(error), "failed")
+        with self._lock:
+            self._in_flight -= 1
+            self._outcomes[outcome] += 1
+            if visit.first_audio is not None:
+                self._first_audio.append(visit.first_audio)
+            if error is None:
+                self._audio_seconds += visit.audio_seconds
+                self._seconds.append(seconds)
+        _write(visit, outcome, seconds, error)
+
+    def readings(self) -> Readings:
+        """The metrics of ``metrics.REQUEST_FAMILIES``; observations are told once."""
+        with self._lock:
+            values = {Series(REQUESTS_IN_FLIGHT): self._in_flight, Series(AUDIO_SECONDS): self._audio_seconds}
+            observed = {REQUEST_SECONDS: list(self._seconds), FIRST_AUDIO_SECONDS: list(self._first_audio)}
+            self._seconds.clear()
+            self._first_audio.clear()
+            return Readings(values | by_outcome(REQUESTS, self._outcomes), observed)
+
+
+def _write(visit: Visit, outcome: str, seconds: float, error: Exception | None) -> None:
+    request = visit.request
+    event_log.write(
+        "request",
+        request=visit.request_id,
+        outcome=outcome,
+        seconds=seconds,
+        first_audio_seconds=visit.first_audio,
+        variations=request.variations if request else None,
+        duration=float(request.duration) if request else None,
+        **(event_log.facts_of(error) if error else {}),
+    )
