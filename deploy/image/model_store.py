@@ -1,8 +1,9 @@
-"""Makes sure that a pod serves exactly what was exported.
+"""Brings a pod its models, before its server starts.
 
-``verify`` compares every file of a repository with the SHA-256 in its manifest, and can wait for an export that is
-still being written: the manifest comes last. ``fetch`` downloads a tar file of a repository, unpacks it only if its own
-SHA-256 is the one that was asked for, and verifies what came out.
+``wait`` returns when an export that is still being written is whole: its manifest comes last. ``fetch`` downloads a
+tar file of a repository, and unpacks it only if its SHA-256 is the one that was asked for: that covers the models'
+code too, which the manifest does not. Then, as `songstarter serve` does at every start, it compares each exported
+file with the manifest.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from songstarter.checkpoint import MANIFEST, Checkpoint
+from songstarter.digests import require_unaltered
 from songstarter.errors import CheckpointError, SongstarterError
 
 BLOCK = 2**20
@@ -29,61 +31,52 @@ IDLE = 60.0  # seconds without a byte until a download counts as failed
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    check = verbs.add_parser("verify")
-    check.add_argument("repository", type=Path)
-    check.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="for an export under way")
-    bring = verbs.add_parser("fetch")
-    bring.add_argument("url")
-    bring.add_argument("--sha256", required=True, help="of the tar file")
-    bring.add_argument("--into", type=Path, required=True, metavar="REPOSITORY")
+    waiting = verbs.add_parser("wait")
+    waiting.add_argument("repository", type=Path)
+    waiting.add_argument("--seconds", type=float, required=True, help="how long at most")
+    fetching = verbs.add_parser("fetch")
+    fetching.add_argument("url")
+    fetching.add_argument("--sha256", required=True, help="of the tar file")
+    fetching.add_argument("--into", type=Path, required=True, metavar="REPOSITORY")
     args = parser.parse_args(argv)
     try:
-        if args.verb == "fetch":
-            fetch(args.url, args.sha256, args.into)
-            verify(args.into)
+        if args.verb == "wait":
+            wait(args.repository, args.seconds)
         else:
-            await_manifest(args.repository, args.wait)
-            verify(args.repository)
+            fetch(args.url, args.sha256, args.into)
     except SongstarterError as error:
         print(f"model store: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def await_manifest(repository: Path, seconds: float) -> None:
-    """Return as soon as there is a manifest, or when so many seconds are over."""
+def wait(repository: Path, seconds: float) -> None:
+    """Return as soon as there is a manifest; raise CheckpointError when there is none in time."""
     end = time.monotonic() + seconds
-    while not (repository / MANIFEST).exists() and (left := end - time.monotonic()) > 0:
+    while not (repository / MANIFEST).exists():
+        left = end - time.monotonic()
+        if left <= 0:
+            raise CheckpointError(f"no {MANIFEST} in {repository} after {seconds:g} s: look at the export's log")
         time.sleep(min(LOOK, left))
 
 
-def verify(repository: Path) -> None:
-    """Raise CheckpointError where a file is missing or is not what the manifest says."""
-    for name, expected in Checkpoint.read(repository).digests.items():
-        path = repository / name
-        if not path.resolve().is_relative_to(repository.resolve()):
-            raise CheckpointError(f"{MANIFEST} in {repository} names {name}, which lies outside: export again")
-        if not path.is_file():
-            raise CheckpointError(f"{name} is missing in {repository}: export again")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected:
-            raise CheckpointError(f"{name} in {repository} has SHA-256 {found}, expected is {expected}: export again")
-
-
 def fetch(url: str, sha256: str, into: Path) -> None:
-    """Download, compare, unpack beside the target, move into place: what stands there is whole."""
+    """Download, compare, unpack beside the target, move into place: what stands there is whole.
+
+    Raises:
+        CheckpointError: nothing was put there.
+    """
     with tempfile.TemporaryDirectory(dir=into.parent, prefix=".fetch-") as scratch:
-        archive = Path(scratch) / "archive"
+        archive, unpacked = Path(scratch) / "archive", Path(scratch) / "repository"
         found = download(url, archive)
         if found != sha256:
             raise CheckpointError(f"{url} has SHA-256 {found}, expected is {sha256}: wrong or damaged archive")
-        unpacked = Path(scratch) / "repository"
         try:
             with tarfile.open(archive) as tar:
                 tar.extractall(unpacked, filter="data")
         except tarfile.TarError as error:
             raise CheckpointError(f"{url} cannot be unpacked ({error})") from error
+        require_unaltered(unpacked, Checkpoint.read(unpacked).digests)
         archive.unlink()
         shutil.rmtree(into, ignore_errors=True)
         unpacked.rename(into)

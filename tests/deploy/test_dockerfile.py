@@ -157,8 +157,9 @@ def test_the_cpu_image_s_own_steps_install_a_server_without_torch(tmp_path: Path
     assert "nvidia-pytriton==0.7.0" in installed
     assert "torch==" not in installed
     inside(root, "-m", "songstarter.cli", "serve", "--help")
-    found = inside(root, "-c", "from songstarter.server import backends; print(backends.onnxruntime_backend())")
-    assert Path(found.strip()).is_relative_to(root)
+    for carried in ("backends/onnxruntime/model.py", "model_repository/decoder/config.pbtxt"):
+        found = inside(root, "-c", f"from songstarter.shipped import shipped; print(shipped({carried!r}))")
+        assert Path(found.strip()).is_relative_to(root)
 
 
 def inside(root: Path, *arguments: str) -> str:

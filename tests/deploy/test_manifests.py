@@ -141,7 +141,7 @@ def test_the_export_job_fills_the_folder_that_is_served() -> None:
     (into,) = [arg.split("=")[1] for arg in job["containers"][0]["args"] if arg.startswith("--into=")]
     spec = pod(plain())
     assert f"--repository={into}" in spec["containers"][0]["args"]
-    assert spec["initContainers"][0]["args"][:2] == ["verify", into]
+    assert spec["initContainers"][0]["args"][:2] == ["wait", into]
     claims = {
         volume["persistentVolumeClaim"]["claimName"] for volume in job["volumes"] + spec["volumes"] if is_claim(volume)
     }

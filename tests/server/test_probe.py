@@ -1,0 +1,54 @@
+"""What containers and pods are asked by: exit code 0 from a server whose models answer, one sentence from any other."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from songstarter.server.launch import Ports
+from songstarter.server.server import Server
+
+SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "image" / "probe.py"
+
+
+@pytest.fixture
+def probe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("probe", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("which", [[], ["--every-model"]])
+def test_a_server_whose_models_answer_is_well(probe: ModuleType, songs: Server, which: list[str]) -> None:
+    where = [f"--port={songs.ports.http}", f"--repository={songs.repository}"]
+    assert probe.main([*where, *which]) == 0
+
+
+@pytest.mark.triton
+def test_a_model_that_is_too_slow_is_named(
+    probe: ModuleType, songs: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(probe, "ready", lambda port, timeout: True)
+    where = [f"--port={songs.ports.http}", f"--repository={songs.repository}"]
+    assert probe.main([*where, "--every-model", "--timeout=0.00001"]) == 1
+    assert "text_encoder" in capsys.readouterr().err
+
+
+def test_where_nothing_listens_nothing_is_well(
+    probe: ModuleType, embedded_repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = Ports.free().http
+    assert probe.main([f"--port={port}", f"--repository={embedded_repository}"]) == 1
+    assert f"Triton on port {port} is not ready" in capsys.readouterr().err
+
+
+def test_without_a_manifest_it_says_so(probe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert probe.main([f"--repository={tmp_path}"]) == 1
+    assert "no manifest.json" in capsys.readouterr().err
