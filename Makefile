@@ -17,7 +17,7 @@ PIP_PROGRESS := /^(Collecting|Processing) / { printf "\r  %d packages found", ++
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export demo serve test test-all check fix clean
+.PHONY: help setup export demo serve bench test test-all check fix clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ demo: $(EXPORTED) ## start Triton, make two songs, stop it
 
 serve: $(EXPORTED) ## keep a server in the foreground
 	$(BIN)/songstarter serve --repository $(REPOSITORY)
+
+bench: $(EXPORTED) ## start a server, load it with 1 to 16 songs at once, report in out/bench.html
+	$(BIN)/songstarter bench --serve $(REPOSITORY) --concurrency 1,2,4,8,16 --html out/bench.html --json out/bench.json
 
 test: $(INSTALLED) ## run the tests, but for the slow ones
 	$(BIN)/python -m pytest -m "not slow"

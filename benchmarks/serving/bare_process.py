@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.machine import ROOT
 from benchmarks.serving.load import Bounds
 from benchmarks.serving.records import Record, Run
 from songstarter.errors import SongstarterError
@@ -26,8 +26,9 @@ def measure(repository: Path, scenario: str, concurrency: int, bounds: Bounds) -
     limits = {"--seconds": bounds.seconds, "--requests": bounds.requests, "--warmup": bounds.warmup}
     given = {"--repository": repository, "--scenario": scenario, "--concurrency": concurrency} | limits
     options = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "benchmarks.serving.bare", *options]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if ran.returncode:
         raise BareFailed(f"the bare engine ended with {ran.returncode}: {(ran.stderr.splitlines() or ['?'])[-1]}")
     found = json.loads(ran.stdout.splitlines()[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 
 from benchmarks.serving.axes import Axes, legend, linear, logarithmic, number, steps, svg
 from benchmarks.serving.figures import Key, Level
@@ -92,7 +93,7 @@ def time_line(levels: Sequence[Level], runs: Runs) -> str:
 
 def _request(axes: Axes, record: Record, start: float, color: str) -> str:
     x, y = axes.at(record.ended - start, record.latency)
-    told = f"<title>{record.latency:.2f} s{', ' + record.error if record.error else ''}</title>"
+    told = f"<title>{record.latency:.2f} s{', ' + escape(record.error) if record.error else ''}</title>"
     if record.error:
         cross = f"M{x - 3} {y - 3}l6 6m0 -6l-6 6"
         return f'<path d="{cross}" stroke="{FAILED}" stroke-width="1.5">{told}</path>'

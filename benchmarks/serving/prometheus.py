@@ -33,6 +33,7 @@ class Exporter:
             "songstarter_bench_first_audio_seconds", "Until the first audio", buckets=SECONDS, registry=registry
         )
         self._server, self._thread = start_http_server(port, address, registry)
+        self.port = self._server.server_port
 
     def start(self, loop: str, load: float) -> None:
         self._load.clear()
