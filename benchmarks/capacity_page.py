@@ -74,7 +74,7 @@ A pod serves {day.start_seconds:g} s after it was asked for.
 
 {day_table(page.fleets)}
 
-The rule is the Helm chart's, looked at every {PERIOD:g} s: a pod for each {rule.waiting_per_slot:g} takes waiting per slot,
+The rule is the Helm chart's, every {PERIOD:g} s: a pod for each {rule.waiting_per_slot:g} takes waiting per slot,
 or as many as keep {rule.slots_in_use:.0%} of slots in use, whichever is more; within {TOLERANCE:.0%} of that
 nothing changes. Up by the least that was wanted in the last {rule.up_window:g} s; down by the most that was wanted
 in the last {rule.down_window:g} s, and by {DOWN[0].pods} pod in {DOWN[0].period:g} s.
