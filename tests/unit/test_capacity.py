@@ -284,6 +284,16 @@ def test_pods_are_paid_for_until_their_last_song_is_done_and_not_longer() -> Non
     assert done + 585 <= outcome.pod_seconds <= done + 615
 
 
+def test_a_leaving_pod_gets_no_more_requests_and_is_gone_after_two_songs_time() -> None:
+    day = simulate(PODS, DEMAND, RULE, seed=1)
+    runs, longest = 0, 0
+    for moment in day.moments:
+        runs = runs + 1 if moment.leaving else 0
+        longest = max(longest, runs)
+    # Pods leave 300 s apart; one song takes up to 39 s, and one more may have waited for a slot.
+    assert 1 <= longest <= 2 * 39 / 15 + 1
+
+
 def test_a_share_of_waits_is_the_least_that_so_many_stayed_within() -> None:
     outcome = Outcome(waits=[(0.0, float(wait)) for wait in range(1, 101)])
     assert [outcome.waited(share) for share in (0.5, 0.95, 0.99, 1.0)] == [50, 95, 99, 100]
