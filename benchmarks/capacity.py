@@ -118,7 +118,7 @@ def _plan(parsed: argparse.Namespace) -> Plan:
     measured = measured_in(parsed.results, prices)
     machines = [*_without_measured(_predicted(parsed, prices), measured), *measured]
     wish = Wish(parsed.demand, parsed.variations, parsed.take, parsed.utilisation)
-    machine = _machine(machines, parsed.hardware, parsed.model)
+    machine = _machine(machines, parsed)
     slots = min(parsed.slots, machine.most_songs)
     day = Day(machine, wish, rule_of_chart(parsed.values), slots, parsed.start_seconds, parsed.seed)
     return Plan(
@@ -157,13 +157,16 @@ def _without_measured(predicted: Sequence[StepTimes], measured: Sequence[StepTim
     return [one for one in predicted if (one.hardware, one.model, one.precision) not in known]
 
 
-def _machine(machines: Sequence[StepTimes], hardware: str, model: str) -> StepTimes:
+def _machine(machines: Sequence[StepTimes], parsed: argparse.Namespace) -> StepTimes:
     """The day's: of its precisions the first."""
-    named = [machine for machine in machines if machine.hardware == hardware]
+    able = [machine for machine in machines if machine.knows(parsed.take)]
+    named = [machine for machine in able if machine.hardware == parsed.hardware]
     if not named:
-        known = ", ".join(dict.fromkeys(machine.hardware for machine in machines))
-        raise SystemExit(f"no hardware is called {hardware!r}; there are: {known}")
-    return next((machine for machine in named if machine.model == model), named[0])
+        known = ", ".join(dict.fromkeys(machine.hardware for machine in able))
+        raise SystemExit(
+            f"no hardware is called {parsed.hardware!r} and has times for songs of {parsed.take} s; there are: {known}"
+        )
+    return next((machine for machine in named if machine.model == parsed.model), named[0])
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
