@@ -1,0 +1,165 @@
+"""From a request to a prefix and an opening, over stages that answer with what they were asked."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_checkpoint import CHECKPOINT
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+from songstarter.array import Array
+from songstarter.checkpoint import Checkpoint, Codec, Melody
+from songstarter.contract import CODEC_ENCODER, MELODY_ENCODER, TEXT_ENCODER
+from songstarter.errors import InvalidRequest
+from songstarter.faces.conditioning import Conditioner
+from songstarter.faces.stages import Tensors
+from songstarter.request import Request
+
+HIDDEN, RATE = 8, 100
+STEREO = replace(
+    CHECKPOINT,
+    channels=2,
+    delays=(0, 0, 1, 1),
+    melody=Melody(frames=3, samples=200),
+    codec=Codec(codebooks=2, codebook_size=8, block_frames=5),
+)
+
+
+class Stages:
+    """Text is its ids, a melody the sum of its samples, a code names its channel and codebook."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Tensors]] = []
+
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        self.asked.append((model, inputs))
+        return {TEXT_ENCODER: _text, MELODY_ENCODER: _melody, CODEC_ENCODER: _codes}[model](inputs)
+
+    def decode(self, inputs: Tensors) -> Any:
+        raise NotImplementedError("conditioning decodes nothing")
+
+
+def _text(inputs: Tensors) -> Tensors:
+    return {"embeddings": np.repeat(inputs["input_ids"][:, :, None], HIDDEN, axis=2).astype(np.float32)}
+
+
+def _melody(inputs: Tensors) -> Tensors:
+    return {"embeddings": np.full((1, 3, HIDDEN), inputs["waveform"].sum(), np.float32)}
+
+
+def _codes(inputs: Tensors) -> Tensors:
+    frames = inputs["waveform"].shape[1] // STEREO.samples_per_frame
+    codes = np.arange(4).reshape(2, 2)[:, :, None]  # [channel, codebook]
+    return {"codes": np.repeat(codes, frames, axis=2)}
+
+
+def tokenizer(ends: bool) -> Tokenizer:
+    """Knows one word, "la", as 2; adds the end token 1 where it ``ends``."""
+    made = Tokenizer(WordLevel({"<pad>": 0, "</s>": 1, "la": 2}, unk_token="<pad>"))
+    made.pre_tokenizer = Whitespace()
+    if ends:
+        made.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return made
+
+
+def conditioner(stages: Stages, checkpoint: Checkpoint = STEREO, *, ends: bool = True) -> Conditioner:
+    return Conditioner(checkpoint, tokenizer(ends), stages, max_audio_seconds=60)
+
+
+def request(**fields: Any) -> Request:
+    return Request.parse(fields, shortest=0.1, longest=10)
+
+
+def wav(samples: Array, rate: int = 1_000) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_prompt_ends_with_one_end_token_and_is_padded_behind_a_mask(ends: bool) -> None:
+    stages = Stages()
+    text = conditioner(stages, ends=ends)._text("la la")
+    ((_, asked),) = stages.asked
+    assert asked["input_ids"].tolist() == [[2, 2, 1, 0]]
+    assert asked["attention_mask"].tolist() == [[1, 1, 1, 0]]
+    assert text[:, 0].tolist() == [2, 2, 1]
+
+
+def test_a_prompt_may_have_as_many_tokens_as_the_checkpoint_allows_and_no_more() -> None:
+    most = STEREO.text.max_tokens - 1
+    assert len(conditioner(Stages())._text("la " * most)) == STEREO.text.max_tokens
+    with pytest.raises(InvalidRequest, match="prompt: found 9 tokens, allowed is at most 8 tokens"):
+        conditioner(Stages())._text("la " * (most + 1))
+
+
+def test_without_a_prompt_the_text_is_one_zero_vector_and_no_encoder_is_asked() -> None:
+    stages = Stages()
+    assert conditioner(stages)._text("").tolist() == [[0.0] * HIDDEN]
+    assert not stages.asked
+
+
+def test_the_melody_stands_in_front_of_the_text_and_the_null_twin_is_silence() -> None:
+    found = conditioner(Stages()).condition(request(prompt="la", input_audio=wav(np.ones(1_000) / 2)))
+    assert found.prefix.shape == found.null_prefix.shape == (3 + 2, HIDDEN)
+    assert found.prefix[0, 0] == pytest.approx(50, rel=0.01)  # 100 samples of a half
+    assert found.prefix[3:, 0].tolist() == [2, 1]
+    assert not found.null_prefix.any()
+    assert found.opening is None
+
+
+def test_of_many_channels_the_first_two_make_the_melody() -> None:
+    channels = np.stack([np.full(1_000, level) for level in (0.2, 0.4, 0.9, 0.9)], axis=1)
+    found = conditioner(Stages()).condition(request(input_audio=wav(channels)))
+    assert found.prefix[0, 0] == pytest.approx(30, rel=0.01)
+
+
+def test_an_opening_interleaves_the_codebooks_of_its_channels_and_leaves_the_melody_null() -> None:
+    found = conditioner(Stages()).condition(request(input_audio=wav(np.ones(500)), continuation=True, duration=1))
+    assert found.opening is not None
+    assert found.opening.shape == (4, 5)
+    assert found.opening[:, 0].tolist() == [0, 2, 1, 3]  # L0, R0, L1, R1
+    assert not found.prefix.any()
+
+
+@pytest.mark.parametrize(("seconds", "fits"), [(0.9, True), (0.95, False), (1.0, False), (2.0, False)])
+def test_an_opening_must_be_shorter_than_the_song_in_whole_frames(seconds: float, fits: bool) -> None:
+    asked = request(input_audio=wav(np.ones(int(seconds * 1_000))), continuation=True, duration=1)
+    if fits:
+        assert conditioner(Stages()).condition(asked).opening is not None
+        return
+    with pytest.raises(InvalidRequest, match="duration: found 1 s, and an opening of"):
+        conditioner(Stages()).condition(asked)
+
+
+@pytest.mark.parametrize("continuation", [True, False])
+def test_a_clip_that_is_nothing_at_the_checkpoint_s_rate_is_refused(continuation: bool) -> None:
+    asked = request(input_audio=wav(np.ones(1)), continuation=continuation)
+    with pytest.raises(InvalidRequest, match=r"input_audio: found a clip of 0.001 s, allowed is a longer one"):
+        conditioner(Stages()).condition(asked)
+
+
+def test_a_text_checkpoint_continues_audio_and_refuses_a_melody() -> None:
+    text = replace(STEREO, melody=None)
+    audio = wav(np.ones(500))
+    found = conditioner(Stages(), text).condition(request(prompt="la", input_audio=audio, continuation=True))
+    assert found.opening is not None
+    assert found.prefix.shape == (2, HIDDEN)
+    with pytest.raises(InvalidRequest, match="input_audio: found audio to take a melody from"):
+        conditioner(Stages(), text).condition(request(prompt="la", input_audio=audio))
+
+
+def test_the_null_melody_is_encoded_once() -> None:
+    stages = Stages()
+    one = conditioner(stages)
+    one.condition(request())
+    one.condition(request())
+    assert [model for model, _ in stages.asked] == [MELODY_ENCODER]
