@@ -28,8 +28,8 @@ def main() -> int:
 
 def manifests() -> dict[Path, str]:
     """Every rendered file, by its path."""
-    plain = by_kind(template(MANIFESTS / "values.yaml"))
-    keda = by_kind(template(MANIFESTS / "keda" / "values.yaml"))
+    plain = by_kind(template(CHART.parent / "plain-values.yaml"))
+    keda = by_kind(template(CHART.parent / "keda-values.yaml"))
     files = {MANIFESTS / f"{kind.lower()}.yaml": text for kind, text in plain.items()}
     return files | {MANIFESTS / "keda" / f"{kind.lower()}.yaml": keda[kind] for kind in KEDA_ALONE}
 

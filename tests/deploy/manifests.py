@@ -43,8 +43,9 @@ render = script("render.py")
 
 def plain() -> list[Object]:
     """Every object of the plain manifests."""
-    files = [path for path in MANIFESTS.rglob("*.yaml") if path.name != "values.yaml"]
-    return [found for path in sorted(files) for found in yaml.safe_load_all(path.read_text()) if found]
+    return [
+        found for path in sorted(MANIFESTS.rglob("*.yaml")) for found in yaml.safe_load_all(path.read_text()) if found
+    ]
 
 
 @cache
