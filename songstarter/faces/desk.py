@@ -25,13 +25,13 @@ class RequestDesk:
         self._threads = ThreadPoolExecutor(limit, thread_name_prefix="request")
         self._book = VisitBook()
 
-    def accept(self, read: Read, reply: Reply, *, request_id: str = "", trace: Any = None) -> None:
+    def accept(self, read: Read, reply: Reply, *, request_id: str = "", trace_context: str | None = None) -> None:
         """Answer a request, or refuse it at once.
 
         ``read`` gives its values by the names of ``contract.FIELDS`` and is called before this returns; ``reply``
         gets the outputs, or what prevented them, and is called once, unless it fails with outputs.
         """
-        visit = self._book.open(request_id, trace)
+        visit = self._book.open(request_id, trace_context)
         try:
             values = read()
             self._admission.enter()

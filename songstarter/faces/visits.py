@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 import time
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
 
 from songstarter import event_log
 from songstarter.errors import Cancelled, InvalidRequest, Unavailable
@@ -35,14 +35,19 @@ OUTCOMES: dict[type[Exception], str] = {
 
 @dataclass(eq=False)
 class Visit:
-    """One request from its arrival to its answer; ``trace`` is Triton's, for the calls that are made for it."""
+    """One request from its arrival to its answer; ``trace_context`` is Triton's, where the request is traced."""
 
     request_id: str
-    trace: Any = None
+    trace_context: str | None = None  # {"traceparent": "00-<trace id>-<span id>-01"}
     arrived: float = field(default_factory=time.monotonic)
     request: Request | None = None
     first_audio: float | None = None  # seconds after its arrival
     audio_seconds: float = 0.0  # of every variation
+
+    @property
+    def trace_id(self) -> str | None:
+        """By which the request's spans and its line in the log find each other."""
+        return str(json.loads(self.trace_context)["traceparent"]).split("-")[1] if self.trace_context else None
 
     @property
     def age(self) -> float:
@@ -71,7 +76,7 @@ _CURRENT: ContextVar[Visit] = ContextVar("visit")
 
 
 def current() -> Visit:
-    """The visit that this thread works for: calls of other models carry its id and its trace."""
+    """The visit that this thread works for: calls of other models carry its id."""
     return _CURRENT.get()
 
 
@@ -86,11 +91,11 @@ class VisitBook:
         self._seconds: deque[float] = deque()
         self._first_audio: deque[float] = deque()
 
-    def open(self, request_id: str, trace: Any = None) -> Visit:
+    def open(self, request_id: str, trace_context: str | None = None) -> Visit:
         """Begin a visit; who comes without an id gets one."""
         with self._lock:
             self._in_flight += 1
-        return Visit(request_id or secrets.token_hex(8), trace)
+        return Visit(request_id or secrets.token_hex(8), trace_context)
 
     def close(self, visit: Visit, error: Exception | None) -> None:
         """End a visit with an answer, or with the error that it got instead."""
@@ -121,6 +126,7 @@ def _write(visit: Visit, outcome: str, seconds: float, error: Exception | None) 
     event_log.write(
         "request",
         request=visit.request_id,
+        trace_id=visit.trace_id,
         outcome=outcome,
         seconds=seconds,
         first_audio_seconds=visit.first_audio,

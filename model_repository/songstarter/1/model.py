@@ -35,7 +35,7 @@ class TritonPythonModel:
     def execute(self, requests):
         for request in requests:
             reply = partial(_reply, request.get_response_sender())
-            origin = {"request_id": request.request_id(), "trace": request.trace()}
+            origin = {"request_id": request.request_id(), "trace_context": request.trace().get_context()}
             self._desk.accept(partial(_values, request), reply, **origin)
         return [None] * len(requests)
 
@@ -53,9 +53,10 @@ class TritonPythonModel:
 
 def _inner(model, inputs):
     names = [tensor.name for tensor in INNER_OUTPUTS[model]]
-    origin = {"request_id": current().request_id, "trace": current().trace}
+    # Without its trace: Triton frees that when execute() returns, and would crash.
+    request_id = current().request_id
     return pb_utils.InferenceRequest(
-        model_name=model, requested_output_names=names, inputs=_to_triton(inputs), **origin
+        model_name=model, requested_output_names=names, inputs=_to_triton(inputs), request_id=request_id
     )
 
 

@@ -1,0 +1,114 @@
+"""The engine counts what it did, in the way an operator would."""
+
+from __future__ import annotations
+
+import pytest
+from test_engine import GREEDY, PATTERN, CountingDecoder, Ends, beginning, make_take, run
+
+from songstarter.engine.engine import Engine
+from songstarter.engine.statistics import MOST_KEPT
+from songstarter.engine.take import Take
+from songstarter.errors import TakeFailed, Unavailable
+from songstarter.metrics import (
+    FILL_SECONDS,
+    FILLED_POSITIONS,
+    KEPT_POSITIONS,
+    SLOTS,
+    SLOTS_IN_USE,
+    STEP_SECONDS,
+    STEPS,
+    STEPS_PER_OBSERVATION,
+    TAKES,
+    TAKES_WAITING,
+    TOKENS,
+    Series,
+)
+
+COLUMNS = 11  # of ten frames, with the last codebook one late
+CODEBOOKS = 4
+
+
+def totals(engine: Engine) -> dict[str, float]:
+    """Counters by name, and takes by outcome."""
+    return {
+        series.values[0] if series.family is TAKES else series.family.name: value
+        for series, value in engine.statistics.totals().items()
+    }
+
+
+def test_steps_and_tokens_count_what_moved() -> None:
+    engine = Engine(CountingDecoder(3), PATTERN, max_waiting=8)
+    engine.submit([make_take(song, Ends()) for song in (1, 2, 3)])
+    run(engine)
+    counted = totals(engine)
+    assert counted[STEPS.name] == COLUMNS
+    assert counted[TOKENS.name] == 3 * CODEBOOKS * COLUMNS
+    assert counted["finished"] == 3
+
+
+def test_variations_fill_once_and_copy_the_rest() -> None:
+    engine = Engine(CountingDecoder(3), PATTERN, max_waiting=8)
+    shared = beginning(1, positions=20)
+    engine.submit([Take(shared, GREEDY, 1, variation, 3, Ends()) for variation in range(3)])
+    run(engine)
+    counted = totals(engine)
+    assert counted[FILLED_POSITIONS.name] == 20  # this decoder fills one row a slot
+    assert counted[KEPT_POSITIONS.name] == 20 + 2 * 40  # and never the other; both are copied
+    assert len(engine.statistics.fill_seconds) == 3
+
+
+def test_a_take_that_waits_for_a_slot_is_seen_waiting() -> None:
+    engine = Engine(CountingDecoder(2), PATTERN, max_waiting=8)
+    takes = [make_take(song, Ends()) for song in (1, 2, 3)]
+    engine.submit(takes)
+    engine.step()
+    assert engine.levels == {Series(SLOTS): 2, Series(SLOTS_IN_USE): 2, Series(TAKES_WAITING): 1}
+    assert takes[2].seconds_waited is None
+    run(engine)
+    assert engine.levels == {Series(SLOTS): 2, Series(SLOTS_IN_USE): 0, Series(TAKES_WAITING): 0}
+    first, last = takes[0].seconds_waited, takes[2].seconds_waited
+    assert first is not None
+    assert last is not None
+    assert 0 <= first < last
+
+
+def test_every_end_is_counted_once_by_its_kind() -> None:
+    decoder = CountingDecoder(2)
+    decoder.poisoned = {2.0}
+    engine = Engine(decoder, PATTERN, max_waiting=5)
+    takes = [make_take(song, Ends()) for song in (1, 2, -3, 4, 5)]
+    engine.submit(takes)
+    with pytest.raises(Unavailable):
+        engine.submit([make_take(6, Ends()), make_take(7, Ends())])
+    takes[3].cancel()
+    engine.step()
+    takes[0].cancel()
+    run(engine)
+    counted = totals(engine)
+    ends = {outcome: counted[outcome] for outcome in TAKES.outcomes}
+    assert ends == {"finished": 1, "failed": 2, "cancelled": 2, "refused": 2}
+
+
+def test_takes_that_are_abandoned_have_failed() -> None:
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    engine.submit([make_take(song, Ends()) for song in (1, 2)])
+    engine.step()
+    engine.abandon(TakeFailed("the decode step failed"))
+    assert totals(engine)["failed"] == 2
+
+
+def test_a_sample_of_the_steps_is_observed_and_told_once() -> None:
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    engine.submit([make_take(1, Ends(), frames=5 * STEPS_PER_OBSERVATION)])
+    run(engine)
+    observed = engine.statistics.fetch_observations()
+    assert len(observed[STEP_SECONDS]) == 6  # of 51 steps
+    assert len(observed[FILL_SECONDS]) == 1
+    assert all(0 < seconds < 10 for seconds in observed[STEP_SECONDS])
+    assert engine.statistics.fetch_observations() == {STEP_SECONDS: [], FILL_SECONDS: []}
+
+
+def test_observations_that_nobody_fetches_do_not_pile_up() -> None:
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=1)
+    engine.statistics.fill_seconds.extend([0.0] * (2 * MOST_KEPT))
+    assert len(engine.statistics.fill_seconds) == MOST_KEPT

@@ -1,0 +1,171 @@
+"""Requests through the desk: each is answered once, counted once and leaves one line."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from songstarter import event_log
+from songstarter.errors import Cancelled, InvalidRequest, TakeFailed, Unavailable
+from songstarter.faces.desk import RequestDesk
+from songstarter.faces.visits import Visit, current
+from songstarter.metrics import (
+    AUDIO_SECONDS,
+    FIRST_AUDIO_SECONDS,
+    REQUEST_SECONDS,
+    REQUESTS,
+    REQUESTS_IN_FLIGHT,
+    Series,
+)
+from songstarter.request import Request
+
+SECRET = "nobody else's business"
+TRACE = '{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}'
+
+
+class SmallFace:
+    """Answers with two seconds of audio in two variations, or raises the error it finds in the request."""
+
+    def __init__(self) -> None:
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def answer(self, values: Mapping[str, Any], visit: Visit) -> dict[str, Any]:
+        assert current() is visit
+        self.may_answer.wait(10)
+        visit.understood(Request.parse({"prompt": SECRET, "num_outputs": 2}, shortest=0.02, longest=30))
+        if "error" in values:
+            raise values["error"]
+        for _ in range(2):
+            visit.rendered(1.0)
+        return {"output": np.zeros(2)}
+
+
+@pytest.fixture
+def face() -> SmallFace:
+    return SmallFace()
+
+
+@pytest.fixture
+def desk(face: SmallFace) -> Iterator[RequestDesk]:
+    desk = RequestDesk(face, limit=2)  # type: ignore[arg-type]
+    yield desk
+    face.may_answer.set()
+    desk.close()
+
+
+def ask(desk: RequestDesk, **settings: Any) -> Any:
+    """The reply to one request."""
+    replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    values = settings.pop("values", {})
+    desk.accept(lambda: values, replies.put, **settings)
+    return replies.get(timeout=10)
+
+
+def lines(desk: RequestDesk, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    desk.close()  # a line follows its reply
+    return [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+
+
+def test_an_answer_is_counted_with_its_audio_and_its_times(
+    desk: RequestDesk, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert set(ask(desk, request_id="one", trace_context=TRACE)) == {"output"}
+    (line,) = lines(desk, capfd)
+    readings = desk.readings()
+    assert readings.values[Series(REQUESTS, ("answered",))] == 1
+    assert readings.values[Series(AUDIO_SECONDS)] == 2.0
+    assert readings.values[Series(REQUESTS_IN_FLIGHT)] == 0
+    assert len(readings.observed[REQUEST_SECONDS]) == len(readings.observed[FIRST_AUDIO_SECONDS]) == 1
+    assert desk.readings().observed[REQUEST_SECONDS] == []
+    facts = {name: line[name] for name in ("event", "request", "outcome", "variations", "trace_id")}
+    assert facts == {
+        "event": "request",
+        "request": "one",
+        "outcome": "answered",
+        "variations": 2,
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    }
+    assert 0 <= line["first_audio_seconds"] <= line["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (InvalidRequest("prompt", SECRET, "another"), "invalid"),
+        (Unavailable("full"), "unavailable"),
+        (Cancelled("gone"), "cancelled"),
+        (TakeFailed("ill"), "failed"),
+        (ZeroDivisionError("a bug"), "failed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_an_error_is_replied_counted_and_told_without_what_the_caller_sent(
+    desk: RequestDesk, capfd: pytest.CaptureFixture[str], error: Exception, outcome: str
+) -> None:
+    assert ask(desk, values={"error": error}) is error
+    (line,) = lines(desk, capfd)
+    counted = {series.values[0]: value for series, value in desk.readings().values.items() if series.family is REQUESTS}
+    assert counted == dict.fromkeys(REQUESTS.outcomes, 0) | {outcome: 1}
+    assert (line["outcome"], line["error"]) == (outcome, type(error).__name__)
+    assert desk.readings().observed[REQUEST_SECONDS] == []
+    assert SECRET not in json.dumps(line)
+
+
+def test_a_bug_tells_where_it_is(desk: RequestDesk, capfd: pytest.CaptureFixture[str]) -> None:
+    ask(desk, values={"error": ZeroDivisionError("a bug")})
+    (line,) = lines(desk, capfd)
+    assert line["reason"] == "a bug"
+    assert line["where"].startswith("answer (test_request_desk.py:")
+
+
+def test_who_finds_no_place_is_refused_at_once(desk: RequestDesk, face: SmallFace) -> None:
+    face.may_answer.clear()
+    replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for _ in range(2):
+        desk.accept(dict, replies.put)
+    assert isinstance(ask(desk), Unavailable)
+    assert desk.readings().values[Series(REQUESTS_IN_FLIGHT)] == 2
+    face.may_answer.set()
+    assert all(set(replies.get(timeout=10)) == {"output"} for _ in range(2))
+
+
+def test_values_that_cannot_be_read_are_the_requests_own_trouble(desk: RequestDesk) -> None:
+    replies: list[Any] = []
+
+    def read() -> dict[str, Any]:
+        raise InvalidRequest("prompt", b"", "UTF-8")
+
+    desk.accept(read, replies.append)
+    assert isinstance(replies[0], InvalidRequest)
+    assert set(ask(desk)) == {"output"}
+
+
+def test_an_answer_that_cannot_be_sent_becomes_an_error(desk: RequestDesk) -> None:
+    replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def reply(outcome: Any) -> None:
+        if not isinstance(outcome, Exception):
+            raise MemoryError("no room in shared memory")
+        replies.put(outcome)
+
+    desk.accept(dict, reply)
+    assert isinstance(replies.get(timeout=10), MemoryError)
+    desk.close()
+    assert desk.readings().values[Series(REQUESTS, ("failed",))] == 1
+
+
+def test_a_line_is_one_short_line_whatever_the_id_holds(capfd: pytest.CaptureFixture[str]) -> None:
+    event_log.write("request", request='"\n\x00\ud800é' * 1000, seconds=1 / 3, field=None)
+    text = capfd.readouterr().out
+    assert text.count("\n") == 1
+    assert len(text.encode()) < 4096
+    line = json.loads(text)
+    assert line["seconds"] == 0.3333
+    assert "field" not in line
