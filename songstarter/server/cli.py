@@ -24,6 +24,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--start-timeout", type=float, default=600.0, metavar="SECONDS", help="what loading the models may take"
     )
     parser.add_argument("--run-directory", type=Path, default=Path("run"), help="where Triton's log is kept")
+    parser.add_argument(
+        "--trace-to",
+        metavar="URL",
+        help="send the spans of requests to an OpenTelemetry collector, e.g. http://127.0.0.1:4318/v1/traces",
+    )
+    parser.add_argument(
+        "--trace-every", type=int, default=1, metavar="N", help="trace one request in N (with --trace-to)"
+    )
     parser.add_argument("--verbose", action="store_true", help="show Triton's log too")
 
 
@@ -43,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from songstarter.checkpoint import Checkpoint
     from songstarter.digests import require_unaltered, size_of
     from songstarter.server.canary import canaries
-    from songstarter.server.launch import Ports
+    from songstarter.server.launch import Ports, Tracing
     from songstarter.server.server import Server
     from songstarter.server.supervise import Supervisor
 
@@ -54,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
             args.run_directory,
             exit_timeout=args.exit_timeout,
             start_timeout=args.start_timeout,
+            tracing=Tracing(args.trace_to, args.trace_every) if args.trace_to else None,
             verbose=args.verbose,
             tell=tell,
         )

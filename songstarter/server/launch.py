@@ -62,6 +62,25 @@ def is_free(port: int) -> bool:
 
 
 @dataclass(frozen=True)
+class Tracing:
+    """Where Triton sends the spans of requests, and of how many: OpenTelemetry, OTLP over HTTP."""
+
+    url: str  # http://collector:4318/v1/traces
+    every: int = 1  # one request in so many
+
+    @property
+    def flags(self) -> list[str]:
+        settings = (
+            "mode=opentelemetry",
+            f"opentelemetry,url={self.url}",
+            "opentelemetry,resource=service.name=songstarter",
+            "level=TIMESTAMPS",
+            f"rate={self.every}",
+        )
+        return [f"--trace-config={setting}" for setting in settings]
+
+
+@dataclass(frozen=True)
 class Launch:
     """One start of one server."""
 
@@ -71,6 +90,7 @@ class Launch:
     ports: Ports
     exit_timeout: int  # seconds that requests in flight get once the server is asked to stop
     region_prefix: str  # of the names in /dev/shm, this server's alone
+    tracing: Tracing | None = None
 
     @property
     def command(self) -> list[str]:
@@ -85,6 +105,7 @@ class Launch:
             *self.addresses,
             *self.python_processes,
             *self.without_gpu,
+            *(self.tracing.flags if self.tracing else []),
         ]
 
     @property

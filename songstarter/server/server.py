@@ -21,7 +21,7 @@ from types import TracebackType
 from songstarter.checkpoint import Checkpoint
 from songstarter.errors import ModelNotLoaded, ServerDied
 from songstarter.server import backends, processes, wire
-from songstarter.server.launch import ADDRESS, Launch, Ports
+from songstarter.server.launch import ADDRESS, Launch, Ports, Tracing
 from songstarter.server.plain_paths import PlainPaths
 from songstarter.server.server_log import Echo, ServerLog
 
@@ -53,6 +53,7 @@ class Server:
         *,
         exit_timeout: int = 30,
         start_timeout: float = 600.0,
+        tracing: Tracing | None = None,
         verbose: bool = False,
         tell: Tell = silent,
     ) -> None:
@@ -62,6 +63,7 @@ class Server:
         self.run_directory = run_directory
         self.exit_timeout = exit_timeout
         self.start_timeout = start_timeout
+        self.tracing = tracing
         self.log = ServerLog(run_directory / f"tritonserver-{ports.http}.log")
         self._echo = Echo(self.log) if verbose else None
         self._region_prefix = f"songstarter_{secrets.token_hex(6)}_"
@@ -138,6 +140,7 @@ class Server:
             self.ports,
             self.exit_timeout,
             self._region_prefix,
+            self.tracing,
         )
         with self.log.fresh() as log:
             self._process = subprocess.Popen(
