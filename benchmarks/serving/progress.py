@@ -17,9 +17,9 @@ CLEAR = "\r\x1b[K"
 class Progress:
     """A `Watcher` that tells people; `start` names what follows."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._stream = stream
-        self._live = stream.isatty()
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
         self._interval = LIVE_INTERVAL if self._live else LINE_INTERVAL
         self.start("")
 
