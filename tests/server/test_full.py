@@ -1,0 +1,67 @@
+"""A service that is full says so at once, over every protocol, and takes requests again afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from asking import Refused, ask_generate, ask_grpc, ask_http
+from tritonclient.utils import InferenceServerException
+
+from songstarter.server.launch import Ports
+from songstarter.server.server import Server
+
+pytestmark = pytest.mark.triton
+
+LONG = {"prompt": "drone", "duration": 8.0, "num_outputs": 1, "seed": 1}
+SHORT = {"prompt": "drone", "duration": 0.5, "num_outputs": 1, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def server(embedded_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two slots, room for three waiting takes, two requests at once."""
+    repository = shutil.copytree(embedded_repository, tmp_path_factory.mktemp("small") / "repository")
+    bound(repository / "decoder" / "config.pbtxt", {"slots": 2, "max_waiting": 3})
+    bound(repository / "songstarter" / "config.pbtxt", {"max_requests": 2})
+    with Server(repository, Ports.free(), tmp_path_factory.mktemp("run")) as server:
+        yield server
+
+
+def bound(config: Path, values: dict[str, int]) -> None:
+    text = config.read_text()
+    for name, value in values.items():
+        head, key, tail = text.partition(f'key: "{name}" value {{ string_value: "')
+        assert key
+        text = head + key + str(value) + tail[tail.index('"') :]
+    config.write_text(text)
+
+
+def test_a_full_decoder_is_unavailable_over_every_protocol(server: Server) -> None:
+    fields = SHORT | {"num_outputs": 4}
+    with pytest.raises(InferenceServerException, match="4 more would exceed the bound of 3") as caught:
+        ask_grpc(server.grpc_url, **fields)
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+    with pytest.raises(InferenceServerException, match="try again later") as caught:
+        ask_http(server.http_url, **fields)
+    assert caught.value.status() == "503"
+    with pytest.raises(Refused, match=r"400.*try again later"):  # Triton's own way with /generate
+        ask_generate(server.http_url, **fields)
+    assert len(ask_grpc(server.grpc_url, **SHORT).output) == 1
+
+
+def test_more_requests_than_places_are_unavailable_at_once(server: Server) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        under_way = [threads.submit(ask_grpc, server.grpc_url, **LONG) for _ in range(2)]
+        time.sleep(1)
+        started = time.monotonic()
+        with pytest.raises(InferenceServerException, match="2 requests are under way, which is the bound") as caught:
+            ask_grpc(server.grpc_url, **SHORT)
+        assert time.monotonic() - started < 2
+        assert caught.value.status() == "StatusCode.UNAVAILABLE"
+        assert not any(request.done() for request in under_way)
+        assert under_way[0].result().output == under_way[1].result().output
+    assert len(ask_grpc(server.grpc_url, **SHORT).output) == 1
