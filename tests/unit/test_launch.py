@@ -11,7 +11,7 @@ from tiny_checkpoint import CHECKPOINT
 
 from songstarter.errors import PortInUse
 from songstarter.server.backends import Installation
-from songstarter.server.launch import Launch, Ports
+from songstarter.server.launch import Launch, Ports, Tracing
 
 
 @pytest.fixture
@@ -58,3 +58,13 @@ def test_graphs_exported_for_a_gpu_leave_the_gpus_as_they_are(
 def test_one_port_cannot_serve_two_listeners() -> None:
     with pytest.raises(PortInUse, match="port 8180 is given to both --http-port and --metrics-port"):
         Ports(8180, 8181, 8180).check_free()
+
+
+def test_nothing_is_traced_unless_asked_for(launch: Launch) -> None:
+    assert not any(flag.startswith("--trace") for flag in launch.command)
+
+
+def test_spans_go_where_they_are_asked_to_go(launch: Launch) -> None:
+    command = replace(launch, tracing=Tracing("http://127.0.0.1:4318/v1/traces", every=100)).command
+    expected = {"mode=opentelemetry", "opentelemetry,url=http://127.0.0.1:4318/v1/traces", "rate=100"}
+    assert {f"--trace-config={setting}" for setting in expected} <= set(command)
