@@ -10,6 +10,7 @@ open loop     arrivals  · ·  ·   │ ·   ·· ·     · │            Laten
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ PAUSE_AFTER_FAILURE = 0.1  # seconds; a server that refuses at once must not be 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How long a load is held: until the window has lasted ``seconds``, or ``requests`` that count are over."""
+    """How long a load is held: until the window has lasted ``seconds``, or ``requests`` that count are over.
+
+    A closed loop's window lasts longer where a request takes longer: one for each place begins in it.
+    """
 
     seconds: float
     requests: int | None = None
@@ -75,7 +79,7 @@ async def closed_loop(sender: Sender, concurrency: int, bounds: Bounds) -> Run:
         window.warm()
         while window.needs_load:
             began = window.begin()
-            record = await sender.send()
+            record = await sender.send(scheduled=began)
             window.end(began, record)
             if record.error:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE)
@@ -85,20 +89,20 @@ async def closed_loop(sender: Sender, concurrency: int, bounds: Bounds) -> Run:
 
 
 class _Window:
-    """Opens when every place is warm, closes at its bound."""
+    """Opens when every place is warm, closes at its bound, though not before it has seen a request for each place."""
 
     def __init__(self, bounds: Bounds, places: int) -> None:
         self._bounds = bounds
-        self._cold = places
+        self._places = self._cold = places
+        self._begun = 0
         self._under_way: list[float] = []  # when the requests in flight began
         self._over = 0
-        self.opened = self.closed = float("inf")
+        self.opened = self.closed = math.inf
 
     def warm(self) -> None:
         self._cold -= 1
         if self._cold == 0:
             self.opened = time.monotonic()
-            self.closed = self.opened + self._bounds.seconds
 
     @property
     def needs_load(self) -> bool:
@@ -108,6 +112,10 @@ class _Window:
     def begin(self) -> float:
         began = time.monotonic()
         self._under_way.append(began)
+        if self.opened <= began < self.closed:
+            self._begun += 1
+        if self._begun == self._places and self.closed == math.inf:
+            self.closed = max(self.opened + self._bounds.seconds, math.nextafter(began, math.inf))
         return began
 
     def end(self, began: float, record: Record) -> None:

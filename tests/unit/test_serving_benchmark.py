@@ -200,6 +200,18 @@ def test_a_closed_loop_ends_after_the_wished_number_of_requests() -> None:
     assert run.seconds < 5
 
 
+def test_a_window_waits_for_a_request_of_each_place_however_long_they_take() -> None:
+    async def ask(asked: Asked) -> Heard:
+        await asyncio.sleep(0.2 + 0.01 * (asked.number % 4))
+        return Heard(1.0)
+
+    run = asyncio.run(closed_loop(Sender(ask, SCENARIO.requests()), 4, Bounds(seconds=0.05)))
+    assert len(run.counted) >= 4
+    assert 0.05 < run.seconds < 1
+    found = level("closed", 4, [run])
+    assert found.requests_per_second == pytest.approx(4 / 0.215, rel=0.1)
+
+
 def test_a_server_that_refuses_is_not_asked_without_a_pause() -> None:
     async def refuse(asked: Asked) -> Heard:
         raise Unavailable("full")
