@@ -68,9 +68,9 @@ def played_logits(repository: Path, checkpoint: Checkpoint, run: Run, threads: i
     stage = DecoderStage(repository, checkpoint, slots=1, threads=threads)
     filling = stage.begin(0, run.prefix, run.columns[:, :0])
     while not filling.done:
-        stage.fill(filling, filling.length)
-    steps = enumerate(run.columns.T, start=filling.length)
-    return np.stack([stage.step(column[None], np.full((1, 2), length))[0] for length, column in steps])
+        stage.fill(filling, filling.left)
+    steps = enumerate(run.columns.T)
+    return np.stack([stage.step(column[None], filling.lengths[None] + step)[0] for step, column in steps])
 
 
 def compare(reference: Array, found: Array) -> Quality:

@@ -28,14 +28,16 @@ def choose(logits: Array, sampling: Sampling, uniforms: Array) -> Array:
     if sampling.temperature == 0:
         likeliest: Array = logits.argmax(axis=-1)
         return likeliest
-    probabilities = softmax(logits / np.float32(sampling.temperature))
+    probabilities = softmax(logits, np.float32(sampling.temperature))
     kept = keep(probabilities, sampling)
     first, second = draw(probabilities, uniforms[:, 0]), draw(kept, uniforms[:, 1])
     return np.where(np.take_along_axis(kept, first[:, None], axis=-1)[:, 0] > 0, first, second)
 
 
-def softmax(logits: Array) -> Array:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+def softmax(logits: Array, temperature: Array | np.float32) -> Array:
+    """Shares of the last axis; as the temperature nears 0, the likeliest takes all."""
+    with np.errstate(over="ignore"):  # minus infinity is what a tiny temperature means for all but the likeliest
+        powers = np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
     shares: Array = powers / powers.sum(axis=-1, keepdims=True)
     return shares
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint
+from songstarter.contract import DECODER_INPUTS
 from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.engine import Engine
 from songstarter.engine.record import OrderRecord
@@ -61,6 +62,7 @@ class OrderDesk:
         """
         record = OrderRecord(request_id)
         try:
+            _require_all(inputs)
             takes = self._takes(inputs, _countdown(int(inputs["variations"].item()), deliver, record))
             record.takes = takes
             self._service.submit(takes)
@@ -108,6 +110,8 @@ class OrderDesk:
         if guided.shape != null.shape or guided.shape[1] != checkpoint.decoder.hidden or not len(guided):
             found = Description(f"shapes {guided.shape} and {null.shape}")
             raise InvalidRequest("prefix", found, f"two equal shapes [position, {checkpoint.decoder.hidden}]")
+        if not (np.isfinite(guided).all() and np.isfinite(null).all()):
+            raise InvalidRequest("prefix", Description("values that are no numbers"), "finite embeddings")
         room = self._room_for_prefix()
         if len(guided) > room:
             raise InvalidRequest("prefix", Description(f"{len(guided)} positions"), f"at most {room}")
@@ -146,6 +150,13 @@ def _countdown(count: int, deliver: Deliver, record: OrderRecord) -> Callable[[T
         deliver(Response(take.variation, outcome, left == 0, record))
 
     return on_end
+
+
+def _require_all(inputs: Mapping[str, Array]) -> None:
+    """Triton counts inputs, it does not name them: with an optional one given, a required one may be missing."""
+    for tensor in DECODER_INPUTS:
+        if not tensor.optional and tensor.name not in inputs:
+            raise InvalidRequest(tensor.name, Description("nothing"), "a tensor, always")
 
 
 def _in_range(name: str, inputs: Mapping[str, Array], least: int, most: int) -> int:

@@ -49,7 +49,7 @@ def _guide(logits: Array, draws: Sequence[Draw]) -> Array:
 
 def _draw_takes(mixed: Array, draws: Sequence[Draw]) -> Array:
     temperatures = np.array([d.sampling.temperature for d in draws], np.float32)
-    probabilities = softmax(mixed / temperatures[:, None, None])
+    probabilities = softmax(mixed, temperatures[:, None, None])
     numbers = uniforms(
         np.array([d.seed for d in draws]),
         np.array([d.variation for d in draws]),

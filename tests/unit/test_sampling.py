@@ -124,4 +124,11 @@ def test_two_draws_follow_the_kept_distribution(sampling: Sampling) -> None:
 
 
 def test_softmax_adds_up_to_one_however_large_the_logits() -> None:
-    assert softmax(np.array([[1000.0, 1000.0]], np.float32)).tolist() == [[0.5, 0.5]]
+    assert softmax(np.array([[1000.0, 1000.0]], np.float32), np.float32(1)).tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-20, 1e-40])
+def test_a_tiny_temperature_is_as_good_as_greedy(temperature: float) -> None:
+    logits = np.random.default_rng(1).standard_normal((1, 2, 8, 64)).astype(np.float32)
+    tiny = sample(logits, [Draw(Sampling(temperature=temperature), 1, 0, 0)])
+    assert tiny.tolist() == sample(logits, [Draw(Sampling(temperature=0), 1, 0, 0)]).tolist()
