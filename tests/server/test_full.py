@@ -17,7 +17,7 @@ from songstarter.server.server import Server
 
 pytestmark = pytest.mark.triton
 
-LONG = {"prompt": "drone", "duration": 8.0, "num_outputs": 1, "seed": 1}
+LONG = {"prompt": "drone", "duration": 30.0, "num_outputs": 1, "seed": 1}
 SHORT = {"prompt": "drone", "duration": 0.5, "num_outputs": 1, "seed": 1}
 
 
@@ -56,7 +56,7 @@ def test_a_full_decoder_is_unavailable_over_every_protocol(server: Server) -> No
 def test_more_requests_than_places_are_unavailable_at_once(server: Server) -> None:
     with ThreadPoolExecutor(2) as threads:
         under_way = [threads.submit(ask_grpc, server.grpc_url, **LONG) for _ in range(2)]
-        time.sleep(1)
+        time.sleep(0.5)
         started = time.monotonic()
         with pytest.raises(InferenceServerException, match="2 requests are under way, which is the bound") as caught:
             ask_grpc(server.grpc_url, **SHORT)
