@@ -2,9 +2,10 @@
 #   docker build --tag songstarter:0.1.0 .
 FROM nvcr.io/nvidia/tritonserver:26.07-py3 AS triton
 
-FROM python:3.12.12-slim-bookworm AS wheel
+# Not the slim image: building the wheel compiles the decoder in C.
+FROM python:3.12.12-bookworm AS wheel
 WORKDIR /build
-COPY pyproject.toml README.md ./
+COPY pyproject.toml hatch_build.py README.md ./
 COPY songstarter songstarter
 COPY client client
 COPY export export

@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 REPOSITORY := model_repository
 EXPORTED := $(REPOSITORY)/manifest.json
 PROMETHEUS := .tools/prometheus/usr/bin/prometheus
+NATIVE := songstarter/stages/native
+COMPILED := $(NATIVE)/.compiled
 # What the exported graphs are made of: a change here makes them stale.
 EXPORTER := $(shell find export songstarter/checkpoint.py -name '*.py' 2>/dev/null)
 
@@ -23,7 +25,7 @@ export PYTHONUNBUFFERED := 1
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(INSTALLED) ## make the virtual environment (.venv)
+setup: $(COMPILED) ## make the virtual environment (.venv), compile the decoder in C
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "setting up $(VENV): 1.8 GB of packages, a minute or two"
@@ -33,9 +35,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import songstarter, torch, onnxruntime, tritonclient'
 	@touch $@
 
+$(COMPILED): $(INSTALLED) $(wildcard $(NATIVE)/*.h) $(NATIVE)/decoder.c $(NATIVE)/compile.py
+	@$(BIN)/python -m songstarter.stages.native.compile
+	@touch $@
+
 export: $(EXPORTED) ## export the embedded checkpoint into model_repository/
 
-$(EXPORTED): $(INSTALLED) $(EXPORTER)
+$(EXPORTED): $(COMPILED) $(EXPORTER)
 	$(BIN)/songstarter export embedded --into $(REPOSITORY)
 
 demo: $(EXPORTED) ## start Triton, make two songs, stop it
@@ -53,10 +59,10 @@ $(PROMETHEUS):
 	mkdir -p .tools/prometheus
 	cd .tools/prometheus && apt-get download prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb
 
-test: $(INSTALLED) ## run the tests, but for the slow ones
+test: $(COMPILED) ## run the tests, but for the slow ones
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(INSTALLED) ## run every test
+test-all: $(COMPILED) ## run every test
 	$(BIN)/python -m pytest
 
 check: $(INSTALLED) ## lint and type-check, changing nothing

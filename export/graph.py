@@ -7,6 +7,7 @@ over shared memory, integer matrix products) have no torch counterpart. Weights 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper
 OPSET = 18
 IR_VERSION = 9
 MICROSOFT = "com.microsoft"
+INDEX_SUFFIX = ".weights.json"
 PAGE = 4096  # onnxruntime maps weights that start on a page
 
 Shape = Sequence[int | str]
@@ -91,12 +93,27 @@ class Graph:
         return tensor
 
     def _write(self) -> None:
+        self._write_index()
         graph = helper.make_graph(
             self._nodes, self._path.stem, self._inputs, self._outputs, list(self._weights.values())
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="songstarter")
         onnx.save_model(model, self._path)
+
+
+    def _write_index(self) -> None:
+        """Name -> type, shape and offset of what is in the data file, for those who read it without onnx."""
+        found = {tensor.name: tensor for tensor in self._weights.values() if tensor.external_data}
+        index = {
+            name: (helper.tensor_dtype_to_np_dtype(tensor.data_type).name, list(tensor.dims), offset_of(tensor))
+            for name, tensor in found.items()
+        }
+        self._path.with_name(self._path.name + INDEX_SUFFIX).write_text(json.dumps(index))
+
+
+def offset_of(tensor: TensorProto) -> int:
+    return next(int(entry.value) for entry in tensor.external_data if entry.key == "offset")
 
 
 def onnx_type(dtype: type[np.generic]) -> int:

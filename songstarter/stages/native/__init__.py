@@ -1,0 +1,1 @@
+"""The decoder in C, for processors: ``decoder.c``, compiled beside itself by ``compile.py``."""

@@ -1,0 +1,79 @@
+"""Compile ``decoder.c`` for every instruction set it is written for: ``python -m songstarter.stages.native.compile``.
+
+Installing the package does it too (``hatch_build.py``). It takes a C compiler; without one the decoder runs its ONNX graph.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+SOURCE = FOLDER / "decoder.c"
+COMPILERS = ("cc", "gcc", "clang")
+MACHINE = "x86_64"
+# No traps and no errno: whole vectors may be computed where a single number would do.
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """One way to compile the source; ``needs`` are the processor's flags as Linux calls them."""
+
+    name: str
+    flags: tuple[str, ...]
+    needs: frozenset[str]
+
+    @property
+    def library(self) -> Path:
+        return FOLDER / f"decoder-{self.name}.so"
+
+
+_AVX2 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"})
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"})
+INSTRUCTION_SETS = (  # the fastest first
+    InstructionSet(
+        "avx512vnni", ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"), _AVX2 | _AVX512
+    ),
+    InstructionSet("avx2", ("-march=x86-64-v3",), _AVX2),
+)
+
+
+class CannotCompile(Exception):
+    """There is no compiler for this machine, or it refuses the source."""
+
+
+def compile_all() -> list[Path]:
+    """Compile the source beside itself, once for each instruction set; the libraries.
+
+    Raises:
+        CannotCompile: with the reason in one sentence.
+    """
+    if sys.platform != "linux" or platform.machine() != MACHINE:
+        raise CannotCompile(f"found {sys.platform} on {platform.machine()}, it is written for linux on {MACHINE}")
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise CannotCompile(f"found no C compiler, looked for {', '.join(COMPILERS)}")
+    for instructions in INSTRUCTION_SETS:
+        _compile(compiler, instructions)
+    return [instructions.library for instructions in INSTRUCTION_SETS]
+
+
+def _compile(compiler: str, instructions: InstructionSet) -> None:
+    fresh = instructions.library.with_suffix(".new")  # a library that is in use must not change
+    command = [compiler, *FLAGS, *instructions.flags, str(SOURCE), "-o", str(fresh), "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CannotCompile(f"{compiler} failed for {instructions.name}: {done.stderr.strip()}")
+    fresh.replace(instructions.library)
+
+
+if __name__ == "__main__":
+    try:
+        compile_all()
+    except CannotCompile as reason:
+        print(f"the decoder in C was not compiled, its ONNX graph will run instead: {reason}", file=sys.stderr)  # noqa: T201

@@ -1,0 +1,300 @@
+/* The decoder of an int8 checkpoint on a CPU: the same numbers as the ONNX graph beside it, at the speed of memory.
+
+   A call moves `rows` positions through all layers. A row is one position of one row of KV memory; it attends to
+   what that row holds up to and including itself. A decode step has one row for each row of each playing slot, a
+   filling has consecutive positions of one. Nothing mixes rows, and no sum's order depends on how many there are,
+   so a song's numbers are the same alone, in a crowd and however its beginning was cut.
+
+       x -- norm, quantise -- qkv -- remember -- attend -- quantise -- out -- + -- x      for text, once more:
+                                                                                          attend to it
+       x -- norm, quantise -- up, gelu -- quantise -- down -- + -- x                      then the next layer
+
+   Threads split output channels in products, (row, head) pairs in attention and rows elsewhere, and meet after
+   each. Compiled once for each instruction set (compile.py); called by stages/native_session.py. */
+
+#include "attention.h"
+#include "products.h"
+#include "team.h"
+
+typedef struct {
+    const float *weight, *bias;
+} Norm;
+
+typedef struct {
+    Norm self_norm, cross_norm, feed_norm;
+    Matrix qkv, out, cross_query, cross_out, up, down;
+    const float *key_scale, *value_scale; /* [hidden]; NULL where memory holds floats */
+} Layer;
+
+typedef struct {
+    void *keys, *values;                    /* [memory row, head, position, HEAD], fp32 or int8 */
+    const float *cross_keys, *cross_values; /* [memory row, head, text place, HEAD]; NULL without text */
+} Memory;
+
+typedef struct {
+    int32_t layers, hidden, heads, codebooks, vocabulary, table_rows, positions;
+    int32_t text_places; /* 0 where the checkpoint attends to no text */
+    int32_t threads;
+} Shape;
+
+typedef struct {
+    int32_t rows;                /* at most MOST_ROWS */
+    int32_t first_asked;         /* rows before this one get no logits */
+    const int64_t *tokens;       /* [row, codebook] */
+    const float *prefix;         /* [row, hidden], added to the tokens' vectors; or NULL */
+    const int32_t *memory_rows;  /* [row] */
+    const int32_t *places;       /* [row]: the position a row is written to, the last it attends to */
+    const int32_t *text_lengths; /* [row], or NULL */
+    const Memory *memory;        /* [layer] */
+    float *logits;               /* [row - first_asked, codebook * vocabulary] */
+} Call;
+
+typedef struct {
+    Shape shape;
+    Layer *layers;
+    Matrix heads;
+    Norm norm;
+    const float *tables, *sinusoid; /* [codebook, table row, hidden], [position, hidden] */
+    float *x, *wide, *attended;     /* [row, hidden], [row, 4 * hidden], [row, hidden] */
+    float *scores;                  /* [thread, position] */
+    Quantised quantised;
+    Team team;
+    const Call *call;
+} Decoder;
+
+/* -- the parts of a layer: each ends in a meeting ------------------------------------------------------------ */
+
+static void embed(Decoder *d, int number) {
+    const Call *call = d->call;
+    const Shape *s = &d->shape;
+    for (int row = number; row < call->rows; row += d->team.threads) {
+        float *x = d->x + (size_t)row * s->hidden;
+        memset(x, 0, s->hidden * sizeof(float));
+        for (int k = 0; k < s->codebooks; k++)
+            add(x, d->tables + ((size_t)k * s->table_rows + call->tokens[row * s->codebooks + k]) * s->hidden, s->hidden);
+        if (call->prefix)
+            add(x, call->prefix + (size_t)row * s->hidden, s->hidden);
+        add(x, d->sinusoid + (size_t)call->places[row] * s->hidden, s->hidden);
+    }
+    meet(&d->team);
+}
+
+static void normalise(const float *x, Norm norm, int width, float *to) {
+    Vector sums = {}, squares = {};
+    for (int i = 0; i < width; i += LANES)
+        sums += load(x + i);
+    float mean = sum_of(sums) / width;
+    for (int i = 0; i < width; i += LANES) {
+        Vector off = load(x + i) - mean;
+        squares += off * off;
+    }
+    float factor = 1.0f / sqrtf(sum_of(squares) / width + 1e-5f);
+    for (int i = 0; i < width; i += LANES)
+        store(to + i, (load(x + i) - mean) * factor * load(norm.weight + i) + load(norm.bias + i));
+}
+
+/* Quantise `count` rows of x [row, width], normalised first where there is a norm. */
+static void quantise_rows(Decoder *d, int number, const float *x, int count, int width, const Norm *norm) {
+    float normed[width];
+    for (int row = number; row < count; row += d->team.threads) {
+        const float *from = x + (size_t)row * width;
+        if (norm) {
+            normalise(from, *norm, width, normed);
+            from = normed;
+        }
+        quantise(from, width, row, &d->quantised);
+    }
+    meet(&d->team);
+}
+
+static void product(Decoder *d, int number, const Matrix *m, float *to, Ending ending) {
+    multiply(&d->team, number, m, &d->quantised, d->call->rows, to, ending);
+}
+
+/* Where a row's head begins in memory of `places` positions. */
+static size_t head_in_memory(const Decoder *d, int row, int head, int places) {
+    return ((size_t)d->call->memory_rows[row] * d->shape.heads + head) * places * HEAD;
+}
+
+static const float *of_head(const float *scale, int head) { return scale ? scale + head * HEAD : NULL; }
+
+static void remember_all(Decoder *d, int number, const Layer *layer, const Memory *memory) {
+    int hidden = d->shape.hidden;
+    for (int row = number; row < d->call->rows; row += d->team.threads)
+        for (int head = 0; head < d->shape.heads; head++) {
+            const float *key = d->wide + (size_t)row * 3 * hidden + hidden + head * HEAD;
+            size_t place = head_in_memory(d, row, head, d->shape.positions) + (size_t)d->call->places[row] * HEAD;
+            remember(key, of_head(layer->key_scale, head), memory->keys, place);
+            remember(key + hidden, of_head(layer->value_scale, head), memory->values, place);
+        }
+    meet(&d->team);
+}
+
+static void scaled(const float *from, const float *scale, float factor, Vector to[PARTS]) {
+    for (int part = 0; part < PARTS; part++) {
+        to[part] = load(from + part * LANES) * factor;
+        if (scale)
+            to[part] *= load(scale + part * LANES);
+    }
+}
+
+/* One (row, head) pair: what the head sees goes to `mixed`; `scores` [position] is for its use. */
+typedef void Attend(Decoder *, const Layer *, const Memory *, int row, int head, float *scores, Vector mixed[PARTS]);
+
+static const float SHARPNESS = 0.125f; /* 1 / sqrt(HEAD) */
+
+static void attend(Decoder *d, const Layer *l, const Memory *m, int row, int head, float *scores, Vector mixed[PARTS]) {
+    size_t from = head_in_memory(d, row, head, d->shape.positions);
+    int length = d->call->places[row] + 1;
+    Vector query[PARTS];
+    scaled(d->wide + (size_t)row * 3 * d->shape.hidden + head * HEAD, of_head(l->key_scale, head), SHARPNESS, query);
+    if (!l->key_scale) {
+        attend_floats(query, (float *)m->keys + from, (float *)m->values + from, length, scores, mixed);
+        return;
+    }
+    attend_bytes(query, (int8_t *)m->keys + from, (int8_t *)m->values + from, length, scores, mixed);
+    scaled((const float *)mixed, of_head(l->value_scale, head), 1.0f, mixed);
+}
+
+static void attend_to_text(
+    Decoder *d, const Layer *l, const Memory *m, int row, int head, float *scores, Vector mixed[PARTS]) {
+    (void)l;
+    size_t from = head_in_memory(d, row, head, d->shape.text_places);
+    Vector query[PARTS];
+    scaled(d->wide + (size_t)row * d->shape.hidden + head * HEAD, NULL, SHARPNESS, query);
+    attend_floats(query, m->cross_keys + from, m->cross_values + from, d->call->text_lengths[row], scores, mixed);
+}
+
+/* Whoever is free takes the next pair: rows are of different lengths. */
+static void attend_all(Decoder *d, int number, const Layer *layer, const Memory *memory, Attend *one) {
+    int heads = d->shape.heads, pairs = d->call->rows * heads;
+    float *scores = d->scores + (size_t)number * (d->shape.positions + LANES);
+    for (int pair; (pair = atomic_fetch_add(&d->team.next, 1)) < pairs;) {
+        Vector mixed[PARTS];
+        one(d, layer, memory, pair / heads, pair % heads, scores, mixed);
+        memcpy(d->attended + (size_t)pair * HEAD, mixed, sizeof mixed);
+    }
+    meet(&d->team);
+}
+
+/* -- a call -------------------------------------------------------------------------------------------------- */
+
+static void pass_layer(Decoder *d, int number, const Layer *layer, const Memory *memory) {
+    int rows = d->call->rows, hidden = d->shape.hidden;
+    quantise_rows(d, number, d->x, rows, hidden, &layer->self_norm);
+    product(d, number, &layer->qkv, d->wide, WRITE);
+    remember_all(d, number, layer, memory);
+    attend_all(d, number, layer, memory, attend);
+    quantise_rows(d, number, d->attended, rows, hidden, NULL);
+    product(d, number, &layer->out, d->x, ADD);
+    if (d->shape.text_places) {
+        quantise_rows(d, number, d->x, rows, hidden, &layer->cross_norm);
+        product(d, number, &layer->cross_query, d->wide, WRITE);
+        attend_all(d, number, layer, memory, attend_to_text);
+        quantise_rows(d, number, d->attended, rows, hidden, NULL);
+        product(d, number, &layer->cross_out, d->x, ADD);
+    }
+    quantise_rows(d, number, d->x, rows, hidden, &layer->feed_norm);
+    product(d, number, &layer->up, d->wide, GELU);
+    quantise_rows(d, number, d->wide, rows, layer->up.outputs, NULL);
+    product(d, number, &layer->down, d->x, ADD);
+}
+
+static void pass(void *of, int number) {
+    Decoder *d = of;
+    const Call *call = d->call;
+    embed(d, number);
+    for (int i = 0; i < d->shape.layers; i++)
+        pass_layer(d, number, d->layers + i, call->memory + i);
+    int asked = call->rows - call->first_asked;
+    quantise_rows(d, number, d->x + (size_t)call->first_asked * d->shape.hidden, asked, d->shape.hidden, &d->norm);
+    multiply(&d->team, number, &d->heads, &d->quantised, asked, call->logits, WRITE);
+}
+
+/* Compute a call; one at a time. */
+void decoder_run(Decoder *d, const Call *call) {
+    d->call = call;
+    call_all(&d->team);
+}
+
+/* -- opening and closing ------------------------------------------------------------------------------------- */
+
+enum { LAYER_PARTS = 20, OWNED = 6 };
+
+static Layer layer_of(const Shape *shape, const void *const *parts) {
+    int hidden = shape->hidden, wide = 4 * hidden;
+    Layer l = {
+        .self_norm = {parts[0], parts[1]},
+        .qkv = packed(parts[2], parts[3], hidden, 3 * hidden),
+        .out = packed(parts[4], parts[5], hidden, hidden),
+        .feed_norm = {parts[6], parts[7]},
+        .up = packed(parts[8], parts[9], hidden, wide),
+        .down = packed(parts[10], parts[11], wide, hidden),
+        .key_scale = parts[12],
+        .value_scale = parts[13],
+    };
+    if (shape->text_places) {
+        l.cross_norm = (Norm){parts[14], parts[15]};
+        l.cross_query = packed(parts[16], parts[17], hidden, hidden);
+        l.cross_out = packed(parts[18], parts[19], hidden, hidden);
+    }
+    return l;
+}
+
+static float *floats(size_t count) {
+    void *memory = NULL;
+    return posix_memalign(&memory, LINE, count * sizeof(float)) ? NULL : memory;
+}
+
+static int complete(const Decoder *d) {
+    for (int i = 0; i < d->shape.layers; i++) {
+        const Layer *l = d->layers + i;
+        int of_text = !d->shape.text_places || (l->cross_query.panels && l->cross_out.panels);
+        if (!(l->qkv.panels && l->out.panels && l->up.panels && l->down.panels && of_text))
+            return 0;
+    }
+    return d->heads.panels && d->x && d->wide && d->attended && d->scores && d->quantised.levels;
+}
+
+void decoder_close(Decoder *d) {
+    dismiss(&d->team);
+    for (int i = 0; i < d->shape.layers; i++) {
+        Layer *l = d->layers + i;
+        const Matrix owned[OWNED] = {l->qkv, l->out, l->cross_query, l->cross_out, l->up, l->down};
+        for (int m = 0; m < OWNED; m++)
+            free((void *)owned[m].panels);
+    }
+    free((void *)d->heads.panels);
+    void *rest[] = {d->layers, d->x, d->wide, d->attended, d->scores, d->quantised.levels, d};
+    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
+        free(rest[i]);
+}
+
+/* `parts` are the weights' addresses: LAYER_PARTS for each layer, in the order of layer_of, then those below. The
+   weights stay the caller's and must outlive the decoder; matrices are copied. NULL where memory is short. */
+Decoder *decoder_open(const Shape *shape, const void *const *parts) {
+    Decoder *d = calloc(1, sizeof *d);
+    Layer *layers = calloc(shape->layers, sizeof *layers);
+    if (!d || !layers) {
+        free(d);
+        free(layers);
+        return NULL;
+    }
+    d->shape = *shape;
+    d->layers = layers;
+    for (int i = 0; i < shape->layers; i++, parts += LAYER_PARTS)
+        d->layers[i] = layer_of(shape, parts);
+    d->tables = parts[0], d->sinusoid = parts[1];
+    d->norm = (Norm){parts[2], parts[3]};
+    d->heads = packed(parts[4], parts[5], shape->hidden, shape->codebooks * shape->vocabulary);
+    d->x = floats((size_t)MOST_ROWS * shape->hidden);
+    d->wide = floats((size_t)MOST_ROWS * 4 * shape->hidden);
+    d->attended = floats((size_t)MOST_ROWS * shape->hidden);
+    d->quantised.levels = (int8_t *)floats((size_t)MOST_ROWS * shape->hidden); /* bytes: four to a float */
+    gather(&d->team, shape->threads, pass, d);
+    d->scores = floats((size_t)d->team.threads * (shape->positions + LANES));
+    if (complete(d))
+        return d;
+    decoder_close(d);
+    return NULL;
+}
