@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,15 +79,12 @@ class Session:
                 f"this onnxruntime cannot use {device}, it has {', '.join(ort.get_available_providers())}: "
                 "install onnxruntime-gpu, or export with --device cpu"
             )
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = threads
-        settings.log_severity_level = 3
         options = OPTIONS[device] | (CAPTURING[device] if captures else {})
-        try:
-            self._session = ort.InferenceSession(str(path), settings, providers=[(provider, options)])
-        except Exception as error:  # onnxruntime's own exceptions share no base but this
-            raise CheckpointError(f"the graph {path.name} cannot be loaded ({error}): export again") from error
+        self._session = _open(path, threads, provider, options)
         if provider not in self._session.get_providers():  # onnxruntime goes on without, saying so on stderr
+            _find_libraries()
+            self._session = _open(path, threads, provider, options)
+        if provider not in self._session.get_providers():
             raise CheckpointError(
                 f"{path.name} was exported for {device}, which onnxruntime cannot start here: is there a GPU, "
                 "its driver, and the CUDA 13 and cuDNN 9 that onnxruntime-gpu needs?"
@@ -150,6 +149,22 @@ class Binding:
     def run(self) -> None:
         """Run and wait until it is done."""
         self._session.run_with_iobinding(self._binding, self._options)
+
+
+def _open(path: Path, threads: int, provider: str, options: dict[str, str]) -> ort.InferenceSession:
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), settings, providers=[(provider, options)])
+    except Exception as error:  # onnxruntime's own exceptions share no base but this
+        raise CheckpointError(f"the graph {path.name} cannot be loaded ({error}): export again") from error
+
+
+def _find_libraries() -> None:
+    """Load CUDA's libraries where pip puts them; what onnxruntime says of it must not be taken for an output."""
+    with contextlib.redirect_stdout(sys.stderr):
+        ort.preload_dlls()
 
 
 def _run_options(graph_id: int) -> ort.RunOptions:
