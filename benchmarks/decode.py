@@ -147,9 +147,9 @@ def _measure(
 def _measure_ours(plan: Plan, graph: Graph, songs: int, takes: list[int], into: Measurements) -> None:
     steps, bandwidth = {}, {}
     memory = Memory(plan.threads)
-    with OurDecode(graph.repository, graph.checkpoint, songs=songs, threads=plan.threads) as ours:
+    with OurDecode(graph.repository, graph.checkpoint, slots=songs, threads=plan.threads) as ours:
         for context in contexts_along(takes):
-            steps[context] = ours.measure(context, plan.steps)
+            steps[context] = ours.measure(songs, context, plan.steps)
             bandwidth[context] = memory.bandwidth()
     _note_steps(f"{songs} songs, ours in {graph.checkpoint.decoder.precision}", _seconds(steps))
     into.add_ours(songs, graph.checkpoint.decoder.precision, steps, bandwidth)

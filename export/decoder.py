@@ -1,34 +1,37 @@
 """The language model as one ONNX graph over preallocated memory.
 
-    tokens [row, codebook, column] ─ embed, sum ─┐
-    prefix [row, place, hidden] ─────────────────┴─ concat ─ + sinusoid ─ layers ─ norm ─ heads ─ logits
-                                                                          │  ▲
-                                              key_i, value_i [row, head, position, 64], updated in place
+    tokens [row, codebook, position] ─ embed, sum ─┐
+    prefix [row, position, hidden] ────────────────┴─ + ─ + sinusoid ─ layers ─ norm ─ heads ─ logits
+                                                                        │  ▲
+                                            key_i, value_i [row, head, position, 64], updated in place
 
-One graph serves the first call (prefix and several columns, empty memory) and every later one (one column,
-no prefix). Rows stand at lengths of their own: ``lengths`` counts what a row holds after the call, less one.
-Text checkpoints have no prefix; each layer attends to ``cross_key_i`` and ``cross_value_i``, which a second
-graph, ``cross_attention.onnx``, computes once per take from the text.
+One graph serves the first call (prefix and several columns, empty memory) and every later one (one column). A
+position is a column or a piece of the prefix; of the other it has nothing, which is zero: no input is ever empty,
+which a CUDA graph could not hold. Rows stand at lengths of their own: ``lengths`` counts what a row holds after
+the call, less one. Text checkpoints have no prefix; each layer attends to ``cross_key_i`` and ``cross_value_i``,
+which a second graph, ``cross_attention.onnx``, computes once per take; ``text_ceiling`` hides the text's padding.
+A graph for a device that samples also ends in a sampler, and stands beside those that make and copy its memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from export.calibration import MemoryScales, memory_scales
+from export.device_memory import write_memory_graphs
 from export.graph import Graph
 from export.linear import FORMS, Form
+from export.memory_form import MemoryForm
+from export.sampler import write_sampler
 from songstarter.errors import CheckpointError
 
 DECODER_FILE = "decoder.onnx"
 CROSS_FILE = "cross_attention.onnx"
+CROSS_PREFIX = "cross_"
 EPSILON = 1e-5
-UNUSED_INPUTS = 5  # of GroupQueryAttention, between the lengths and the scales: rotation, bias, sink
 
 State = dict[str, torch.Tensor]
 
@@ -79,22 +82,31 @@ def form_of(precision: str, device: str) -> Form:
 def write_decoder(model: torch.nn.Module, shape: Shape, form: Form, folder: Path) -> list[Path]:
     """Write the decoder's graphs into ``folder`` and return their paths."""
     state = model.state_dict()
-    scales = memory_scales(model) if form.memory is np.int8 else []
     paths = [folder / DECODER_FILE]
     with Graph(paths[0]) as graph:
-        _DecoderGraph(graph, shape, form, state, scales).write()
+        _DecoderGraph(graph, shape, form, state, form.keeping.of(model)).write()
+        if form.samples:
+            write_sampler(graph, codebooks=shape.codebooks, vocabulary=shape.vocabulary)
     if shape.attends_to_text:
         paths.append(folder / CROSS_FILE)
-        with Graph(paths[1]) as graph:
+        with Graph(paths[-1]) as graph:
             _write_cross_attention(graph, shape, state)
-    return paths
+    return paths + (_memory_graphs(shape, form, folder) if form.samples else [])
+
+
+def _memory_graphs(shape: Shape, form: Form, folder: Path) -> list[Path]:
+    """Those of the song's keys and values and, where there is text, of the text's."""
+    paths = write_memory_graphs(folder, _names("", shape), form.memory)
+    return paths + (
+        write_memory_graphs(folder, _names("cross_", shape), np.float32, CROSS_PREFIX) if shape.attends_to_text else []
+    )
 
 
 class _DecoderGraph:
     """Writes the decoder's nodes, first to last."""
 
-    def __init__(self, graph: Graph, shape: Shape, form: Form, state: State, scales: list[MemoryScales]) -> None:
-        self.graph, self.shape, self.form, self.state, self.scales = graph, shape, form, state, scales
+    def __init__(self, graph: Graph, shape: Shape, form: Form, state: State, keeping: MemoryForm) -> None:
+        self.graph, self.shape, self.form, self.state, self.keeping = graph, shape, form, state, keeping
 
     def write(self) -> None:
         x = self._embed()
@@ -104,20 +116,25 @@ class _DecoderGraph:
 
     def _embed(self) -> str:
         graph, shape = self.graph, self.shape
-        tokens = graph.input("tokens", np.int64, ["row", shape.codebooks, "column"])
-        tables = [_array(self.state, f"model.decoder.embed_tokens.{k}.weight") for k in range(shape.codebooks)]
+        tokens = graph.input("tokens", np.int64, ["row", shape.codebooks, "position"])
+        tables = [self._table(codebook) for codebook in range(shape.codebooks)]
         starts = np.cumsum([0] + [len(table) for table in tables[:-1]], dtype=np.int64)
         places = graph.node("Add", [tokens, graph.constant(starts.reshape(1, -1, 1))], "token_places")
         table = graph.weight("embed_tokens", np.concatenate(tables))
         looked_up = graph.node("Gather", [table, places], "token_vectors")
         axis = graph.constant(np.array([1], np.int64))
-        x = graph.node("ReduceSum", [looked_up, axis], "columns", keepdims=0)
+        x = graph.node("ReduceSum", [looked_up, axis], "columns_in", keepdims=0)
         if not shape.attends_to_text:
-            prefix = graph.input("prefix", np.float32, ["row", "place", shape.hidden])
-            x = graph.node("Concat", [prefix, x], "sequence", axis=1)
+            prefix = graph.input("prefix", np.float32, ["row", "position", shape.hidden])
+            x = graph.node("Add", [prefix, x], "sequence")
         positions = graph.input("positions", np.int64, ["row", "position"])
         sinusoid = graph.weight("sinusoid", sinusoids(shape.positions, shape.hidden))
         return graph.node("Add", [x, graph.node("Gather", [sinusoid, positions], "phases")], "embedded")
+
+    def _table(self, codebook: int) -> np.ndarray:
+        """A codebook's embeddings, and below them that of no token at all."""
+        table = _array(self.state, f"model.decoder.embed_tokens.{codebook}.weight")
+        return np.concatenate([table, np.zeros_like(table[:1])])
 
     def _layer(self, layer: int, x: str) -> str:
         key = f"model.decoder.layers.{layer}"
@@ -129,11 +146,12 @@ class _DecoderGraph:
     def _self_attention(self, layer: int, key: str, x: str) -> str:
         normed = self._norm(f"{key}.self_attn_layer_norm", x)
         packed = np.concatenate([_array(self.state, f"{key}.self_attn.{p}_proj.weight") for p in "qkv"])
+        packed, out = self.keeping.fold(layer, packed, _array(self.state, f"{key}.self_attn.out_proj.weight"))
         attended = self._grouped_query_attention(layer, self._linear(f"{key}.self_attn.qkv", normed, packed))
-        return self._linear_of(f"{key}.self_attn.out_proj", attended)
+        return self._linear(f"{key}.self_attn.out_proj", attended, out)
 
     def _grouped_query_attention(self, layer: int, packed: str) -> str:
-        graph, shape, memory = self.graph, self.shape, self.form.memory
+        graph, shape, memory, copies = self.graph, self.shape, self.form.memory, self.keeping.query_copies
         dims = ["row", shape.heads, shape.positions, shape.head_size]
         if layer == 0:
             graph.input("lengths", np.int32, ["row"])
@@ -142,38 +160,44 @@ class _DecoderGraph:
         present = [f"{name}_present" for name in past]
         for name in present:
             graph.output(name, memory, dims)
-        scales, settings = self._quantized_memory(layer)
+        extras, kinds = self.keeping.extras(graph, layer)
         attended, *_ = graph.contrib(
             "GroupQueryAttention",
-            [packed, "", "", *past, "lengths", "longest", *scales],
+            [self._copy_queries(layer, packed), "", "", *past, "lengths", "longest", *extras],
             [f"attended_{layer}", *present],
-            num_heads=shape.heads,
+            num_heads=shape.heads * copies,
             kv_num_heads=shape.heads,
-            **settings,
+            **kinds,
         )
-        return attended
+        return self._first_copies(layer, attended)
 
-    def _quantized_memory(self, layer: int) -> tuple[list[str], dict[str, Any]]:
-        """Further inputs and attributes of attention over 8-bit memory; none where memory holds floats."""
-        if not self.scales:
-            return [], {}
-        layer_scales = self.scales[layer]
-        names = [
-            self.graph.weight(f"key_scale_{layer}", layer_scales.key),
-            self.graph.weight(f"value_scale_{layer}", layer_scales.value),
-        ]
-        kinds = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
-        return [""] * UNUSED_INPUTS + names, kinds
+    def _copy_queries(self, layer: int, packed: str) -> str:
+        """Queries, keys and values with each head's queries standing as often as the memory's form wants."""
+        if self.keeping.query_copies == 1:
+            return packed
+        hidden = self.shape.hidden
+        heads = np.arange(hidden).reshape(self.shape.heads, 1, -1).repeat(self.keeping.query_copies, axis=1)
+        channels = np.concatenate([heads.reshape(-1), np.arange(hidden, 3 * hidden)])
+        index = self.graph.weight("copied_channels", channels)
+        return self.graph.node("Gather", [packed, index], f"copied_{layer}", axis=-1)
+
+    def _first_copies(self, layer: int, attended: str) -> str:
+        if self.keeping.query_copies == 1:
+            return attended
+        channels = np.arange(self.shape.hidden * self.keeping.query_copies)
+        first = channels.reshape(self.shape.heads, self.keeping.query_copies, -1)[:, 0].reshape(-1)
+        index = self.graph.weight("first_channels", first)
+        return self.graph.node("Gather", [attended, index], f"first_{layer}", axis=-1)
 
     def _cross_attention(self, layer: int, key: str, x: str) -> str:
-        """Softmax over the text's places; a row sees as many as ``text_lengths`` tells."""
+        """Softmax over the text's places, under a ceiling that is very low where a row has no text."""
         graph, shape = self.graph, self.shape
         name = f"{key}.encoder_attn"
         dims = ["row", shape.heads, "text_place", shape.head_size]
         keys = graph.input(f"cross_key_{layer}", np.float32, dims)
         values = graph.input(f"cross_value_{layer}", np.float32, dims)
         if layer == 0:
-            self._mask_text()
+            graph.input("text_ceiling", np.float32, ["row", 1, 1, "text_place"])
         query = self._linear_of(f"{name}.q_proj", self._norm(f"{key}.encoder_attn_layer_norm", x))
         query = self._cast(query, f"{name}.query_fp32", np.float32)
         split = graph.constant(np.array([0, 0, shape.heads, shape.head_size], np.int64))
@@ -183,27 +207,13 @@ class _DecoderGraph:
         scaled = graph.node("Mul", [by_head, scale], f"{name}.scaled")
         turned = graph.node("Transpose", [keys], f"{name}.turned", perm=[0, 1, 3, 2])
         scores = graph.node("MatMul", [scaled, turned], f"{name}.scores")
-        masked = graph.node("Add", [scores, "text_mask"], f"{name}.masked")
+        masked = graph.node("Min", [scores, "text_ceiling"], f"{name}.masked")
         shares = graph.node("Softmax", [masked], f"{name}.shares", axis=-1)
         mixed = graph.node("MatMul", [shares, values], f"{name}.mixed")
         by_position = graph.node("Transpose", [mixed], f"{name}.by_position", perm=[0, 2, 1, 3])
         join = graph.constant(np.array([0, 0, shape.hidden], np.int64))
         joined = graph.node("Reshape", [by_position, join], f"{name}.joined")
         return self._linear_of(f"{name}.out_proj", self._cast(joined, f"{name}.joined_cast", self.form.activation))
-
-    def _mask_text(self) -> None:
-        """``text_mask`` [row, 1, 1, text place]: 0 where a row has text, very low elsewhere."""
-        graph = self.graph
-        lengths = graph.input("text_lengths", np.int64, ["row"])
-        places = graph.node("Shape", ["cross_key_0"], "text_places", start=2, end=3)
-        count = graph.node("Squeeze", [places], "text_place_count")
-        zero, one = graph.constant(np.array(0, np.int64)), graph.constant(np.array(1, np.int64))
-        place = graph.node("Range", [zero, count, one], "text_place_range")
-        column = graph.node("Unsqueeze", [lengths, graph.constant(np.array([1], np.int64))], "text_length_column")
-        inside = graph.node("Less", [place, column], "text_inside")
-        low, none = graph.constant(np.array(-1e9, np.float32)), graph.constant(np.array(0, np.float32))
-        flat = graph.node("Where", [inside, none, low], "text_mask_flat")
-        graph.node("Unsqueeze", [flat, graph.constant(np.array([1, 2], np.int64))], "text_mask")
 
     def _feed_forward(self, key: str, x: str) -> str:
         wide = self._linear_of(f"{key}.fc1", self._norm(f"{key}.final_layer_norm", x))
@@ -273,6 +283,10 @@ def sinusoids(positions: int, hidden: int) -> np.ndarray:
     rates = torch.exp(torch.arange(half).float() * -(np.log(10000) / (half - 1)))
     phases = torch.arange(positions).float().unsqueeze(1) * rates.unsqueeze(0)
     return torch.cat([phases.cos(), phases.sin()], dim=1).numpy()
+
+
+def _names(prefix: str, shape: Shape) -> list[str]:
+    return [f"{prefix}{kind}_{layer}" for kind in ("key", "value") for layer in range(shape.layers)]
 
 
 def _array(state: State, key: str) -> np.ndarray:

@@ -10,21 +10,23 @@ import torch
 from export.verify import Check
 from songstarter.checkpoint import Checkpoint, Precision
 from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.stages.opening import open_decoder
 
 COLUMNS = 24
 KNOWN = (3, 9)  # columns of each slot's first call: slots at lengths of their own
 PREFIX = 40
 PIECE = 16  # positions that a slot is filled by at a time
 # The largest difference allowed, in standard deviations of the logits.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.05, "int8": 0.5, "int8_kv8": 0.6}
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.05, "fp16_kv8": 0.25, "int8": 0.5, "int8_kv8": 0.6}
 
 
 def check_decoder(model: torch.nn.Module, repository: Path, checkpoint: Checkpoint) -> Check:
     """Play random columns through two slots at once and compare every logit with the module's.
 
-    ``model`` is a transformers ``MusicgenForCausalLM`` or its melody sister.
+    It runs on the CPU, which every machine has, whatever device the graph is meant for. ``model`` is a transformers
+    ``MusicgenForCausalLM`` or its melody sister.
     """
-    stage = DecoderStage(repository, checkpoint, slots=len(KNOWN))
+    stage = open_decoder(repository, checkpoint, slots=len(KNOWN), device="cpu")
     random = np.random.default_rng(0)
     shape = (PREFIX, checkpoint.decoder.hidden)
     prefix = Prefix(random.standard_normal(shape, np.float32), random.standard_normal(shape, np.float32))

@@ -17,7 +17,7 @@ from export.melody_encoder import export_melody_encoder
 from export.repository import Staging, graph_folder
 from export.text_encoder import export_text_encoder
 from export.verify import Check, require_agreement
-from songstarter.checkpoint import MANIFEST, Checkpoint, Device, Precision
+from songstarter.checkpoint import MANIFEST, Device, Precision
 from songstarter.contract import (
     CODEC_DECODER,
     CODEC_ENCODER,
@@ -72,7 +72,7 @@ def export(wanted: Export, into: Path, step: Step) -> list[Check]:
             decoder = loaded.model.decoder
             shape = shape_of(decoder, checkpoint.decoder.positions)
             write_decoder(decoder, shape, form, graph_folder(staging.folder, DECODER))
-            checks.append(_check_decoder(loaded, staging.folder, checkpoint))
+            checks.append(check_decoder(decoder, staging.folder, checkpoint))
         require_agreement(checks)
         with step("install"):
             _write_tokenizer(loaded, graph_folder(staging.folder, PUBLIC_MODEL))
@@ -85,12 +85,6 @@ def digests_of(folder: Path) -> dict[str, str]:
     """The digest of every file by its path under a folder; the manifest has none."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {path.relative_to(folder).as_posix(): digest(path) for path in files}
-
-
-def _check_decoder(loaded: Loaded, repository: Path, checkpoint: Checkpoint) -> Check:
-    """On the CPU, which every machine has, whatever device the graph is meant for."""
-    on_cpu = replace(checkpoint, decoder=replace(checkpoint.decoder, device="cpu"))
-    return check_decoder(loaded.model.decoder, repository, on_cpu)
 
 
 def _write_tokenizer(loaded: Loaded, folder: Path) -> None:

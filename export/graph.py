@@ -47,7 +47,10 @@ class Graph:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        empty = not self._data.tell()
         self._data.close()
+        if empty:
+            self._data_path.unlink()
         if error is None:
             self._write()
 
@@ -75,6 +78,10 @@ class Graph:
         """Add a node of the standard operators with one output, called like the node."""
         self._nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
+
+    def node_of_many(self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
+        """Add a node of the standard operators with several outputs, called like the first."""
+        self._nodes.append(helper.make_node(operator, list(inputs), list(outputs), name=outputs[0], **attributes))
 
     def contrib(self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Sequence[str]:
         """Add a node of onnxruntime's own operators."""

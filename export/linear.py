@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from export.graph import Graph
+from export.memory_form import FloatMemory, FoldedMemory, MemoryForm, ScaledMemory
 
 Linear = Callable[[Graph, str, str, np.ndarray], str]
 
@@ -67,17 +68,24 @@ def _quantize_rows(graph: Graph, name: str, x: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Form:
-    """How a precision is carried out: its products, and the types between and inside them."""
+    """How a precision is carried out: its products, the types between them, keys and values, and who samples."""
 
     linear: Linear
     activation: type[np.generic]  # what products take and give; the residual stream is always fp32
-    memory: type[np.generic]  # keys and values
+    keeping: type[MemoryForm]
+    samples: bool = False  # the graph ends in tokens, so that logits need not leave its device
+
+    @property
+    def memory(self) -> type[np.generic]:
+        """The type of keys and values."""
+        return self.activation if self.keeping.bits is None else np.int8
 
 
 FORMS: dict[tuple[str, str], Form] = {
-    ("fp32", "cpu"): Form(linear_fp32, np.float32, np.float32),
-    ("int8", "cpu"): Form(linear_int8, np.float32, np.float32),
-    ("int8_kv8", "cpu"): Form(linear_int8, np.float32, np.int8),
-    ("fp16", "cpu"): Form(linear_fp16, np.float16, np.float16),
-    ("fp16", "cuda"): Form(linear_fp16, np.float16, np.float16),
+    ("fp32", "cpu"): Form(linear_fp32, np.float32, FloatMemory),
+    ("int8", "cpu"): Form(linear_int8, np.float32, FloatMemory),
+    ("int8_kv8", "cpu"): Form(linear_int8, np.float32, ScaledMemory),
+    ("fp16", "cpu"): Form(linear_fp16, np.float16, FloatMemory),
+    ("fp16", "cuda"): Form(linear_fp16, np.float16, FloatMemory, samples=True),
+    ("fp16_kv8", "cuda"): Form(linear_fp16, np.float16, FoldedMemory, samples=True),
 }

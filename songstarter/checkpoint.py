@@ -18,7 +18,7 @@ FORMAT = 1
 FORGIVEN_FRAMES = 1e-3
 
 Family = Literal["melody", "text"]
-Precision = Literal["fp32", "fp16", "int8", "int8_kv8"]  # of weights; kv8: of keys and values too
+Precision = Literal["fp32", "fp16", "fp16_kv8", "int8", "int8_kv8"]  # of weights; kv8: of keys and values too
 Device = Literal["cpu", "cuda"]
 
 

@@ -7,7 +7,7 @@ Does not know: text, audio, Triton, threads.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from songstarter.errors import Cancelled, SongstarterError, TakeFailed, Unavaila
 from songstarter.metrics import SLOTS, SLOTS_IN_USE, TAKES_WAITING, Series
 from songstarter.stages.decoder import Filling, Prefix
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
-from songstarter.stages.sampler import Draw, sample
+from songstarter.stages.sampler import Columns, Draw
 
 # While songs play, a newcomer's slot is filled by so many positions a step: about what two steps cost.
 LEAST_FILLED = 16
@@ -30,7 +30,7 @@ FILLED_PER_SLOT = 4
 
 
 class Decoder(Protocol):
-    """What the engine asks of the decoder stage."""
+    """What the engine asks of the decoder stage, whose sampler draws the columns wherever the logits are."""
 
     slots: int
 
@@ -40,7 +40,7 @@ class Decoder(Protocol):
 
     def copy(self, source: int, target: int, lengths: Array) -> None: ...
 
-    def step(self, columns: Array, lengths: Array) -> Array: ...
+    def next_columns(self, columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> Columns: ...
 
 
 @dataclass(eq=False)
@@ -102,8 +102,7 @@ class Engine:
         self._admit()
         self._fill()
         began = time.perf_counter()
-        logits = self._forward()
-        columns = self._sample(logits)
+        columns = self._sound(self._forward())
         self._push(columns)
         self.statistics.stepped(columns, time.perf_counter() - began)
         self._retire()
@@ -182,35 +181,28 @@ class Engine:
         self._decoder.fill(filling, most)
         self.statistics.filled_positions += left - filling.left
 
-    def _forward(self) -> dict[int, Array]:
-        """Logits [2, codebook, token] by slot, from one decoder call over all who play."""
-        playing = {slot: occupant for slot, occupant in self._occupants.items() if occupant.playing}
-        if not playing:
+    def _forward(self) -> Columns:
+        """The next column of all who play, by slot, from one decoder call."""
+        draws = {slot: self._draw(occupant) for slot, occupant in self._occupants.items() if occupant.playing}
+        if not draws:
             return {}
-        slots = max(playing) + 1
-        columns = np.full((slots, len(self._pattern.delays)), self._pattern.special)
-        lengths = np.zeros((slots, ROWS_PER_SLOT), np.int64)
+        columns = np.full((self._decoder.slots, len(self._pattern.delays)), self._pattern.special)
+        lengths = np.zeros((self._decoder.slots, ROWS_PER_SLOT), np.int64)
         for slot, occupant in self._occupants.items():
-            if slot < slots:
-                # Rows that are not full yet get their full length: what is written there, the first step overwrites.
-                lengths[slot] = occupant.lengths
-                columns[slot] = occupant.grid.so_far[:, -1]
-        logits = self._decoder.step(columns, lengths)
-        for occupant in playing.values():
+            # Rows that are not full yet get their full length: what is written there, the first step overwrites.
+            lengths[slot] = occupant.lengths
+            columns[slot] = occupant.grid.so_far[:, -1]
+        found = self._decoder.next_columns(columns, lengths, draws)
+        for slot in draws:
+            occupant = self._occupants[slot]
             occupant.lengths[: occupant.rows] += 1
-        return {slot: logits[slot] for slot in playing}
+        return found
 
-    def _sample(self, logits: dict[int, Array]) -> dict[int, Array]:
-        """The next column [codebook] of every slot whose logits are numbers."""
-        sound = {
-            slot: block for slot, block in logits.items() if np.isfinite(block[: self._occupants[slot].rows]).all()
-        }
-        for slot in logits.keys() - sound.keys():
+    def _sound(self, found: Columns) -> dict[int, Array]:
+        """The columns that came; a take whose logits are no numbers ends alone."""
+        for slot in [slot for slot, column in found.items() if column is None]:
             self._end(slot, TakeFailed("the decoder gave logits that are no numbers"))
-        if not sound:
-            return {}
-        draws = [self._draw(self._occupants[slot]) for slot in sound]
-        return dict(zip(sound, sample(np.stack(list(sound.values())), draws), strict=True))
+        return {slot: column for slot, column in found.items() if column is not None}
 
     def _draw(self, occupant: Occupant) -> Draw:
         return Draw(occupant.take.sampling, occupant.take.seed, occupant.take.variation, occupant.grid.next)

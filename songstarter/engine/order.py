@@ -19,7 +19,8 @@ from songstarter.engine.take import Beginning, Outcome, Take
 from songstarter.errors import Description, InvalidRequest
 from songstarter.metrics import INFO, KV_MEMORY, Readings, Series
 from songstarter.request import MAX_OUTPUTS, MAX_SEED, PRIORITIES, Sampling
-from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.stages.decoder import Prefix
+from songstarter.stages.opening import open_decoder
 from songstarter.version import version
 
 
@@ -47,7 +48,7 @@ class OrderDesk:
         """
         self._checkpoint = Checkpoint.read(repository)
         self._pattern = DelayPattern(self._checkpoint.delays, self._checkpoint.special_token)
-        self._stage = DecoderStage(repository, self._checkpoint, slots=slots, threads=threads)
+        self._stage = open_decoder(repository, self._checkpoint, slots=slots, threads=threads)
         self._engine = Engine(self._stage, self._pattern, max_waiting=max_waiting)
         self._service = EngineService(self._engine)
 

@@ -10,20 +10,39 @@ contiguous piece of it, and so is any single row: a graph runs on either without
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from songstarter.array import Array
-from songstarter.stages.session import Place
+from songstarter.checkpoint import Device
+from songstarter.stages.session import Place, Session
 
 ROWS_PER_SLOT = 2
+Shape = tuple[int, ...]
 
 
-class KvMemory:
+class KvMemory(Protocol):
     """One block for each layer's keys and for its values, by the name of the graph input that reads it."""
 
-    def __init__(self, names: Sequence[str], *, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    @property
+    def bytes(self) -> int: ...
+
+    def places(self, first: int, count: int) -> dict[str, Place]:
+        """The pieces of ``count`` rows from row ``first``, by block."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy at least the first ``length`` positions of one row to another."""
+
+
+class HostMemory:
+    """Memory of this process."""
+
+    def __init__(self, names: Sequence[str], *, shape: Shape, dtype: type[np.generic]) -> None:
         """Allocate one block of ``shape`` [row, head, position, head size] for each name."""
         self._blocks: dict[str, Array] = {name: np.zeros(shape, dtype) for name in names}
 
@@ -32,14 +51,52 @@ class KvMemory:
         return sum(block.nbytes for block in self._blocks.values())
 
     def places(self, first: int, count: int) -> dict[str, Place]:
-        """The pieces of ``count`` rows from row ``first``, by block."""
-        return {name: _place(block[first : first + count]) for name, block in self._blocks.items()}
+        return {name: _host_place(block[first : first + count]) for name, block in self._blocks.items()}
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first ``length`` positions of one row to another."""
         for block in self._blocks.values():
             block[target, :, :length] = block[source, :, :length]
 
 
-def _place(piece: Array) -> Place:
+class DeviceMemory:
+    """Memory of a device, made and copied there by the two graphs of ``export/device_memory.py``.
+
+    Rows are copied whole: a row is one piece of memory, its first positions are not.
+    """
+
+    def __init__(self, graphs: tuple[Path, Path], *, device: Device, shape: Shape, dtype: type[np.generic]) -> None:
+        """Allocate one block of ``shape`` [row, head, position, head size] for each output of the first graph."""
+        zeros, copy = (Session(path, device=device) for path in graphs)
+        self._made_by = zeros  # the memory is its allocator's
+        self._copy = copy
+        self._blocks = zeros.run_to_blocks({"shape": np.array(shape, np.int64)}, dtype)
+
+    @property
+    def bytes(self) -> int:
+        return sum(_bytes(block.place) for block in self._blocks.values())
+
+    def places(self, first: int, count: int) -> dict[str, Place]:
+        return {name: rows_of(block.place, first, count) for name, block in self._blocks.items()}
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        targets = {f"{name}_copy": place for name, place in self.places(target, 1).items()}
+        self._copy.run_in_place({}, self.places(source, 1) | targets, [])
+
+
+def with_present(memory: Mapping[str, Place]) -> dict[str, Place]:
+    """Memory as a graph's inputs and, in the same places, as its outputs."""
+    return dict(memory) | {f"{name}_present": place for name, place in memory.items()}
+
+
+def rows_of(block: Place, first: int, count: int) -> Place:
+    """``count`` rows of a block from row ``first``."""
+    row_bytes = _bytes(block) // block.shape[0]
+    return replace(block, shape=(count, *block.shape[1:]), address=block.address + first * row_bytes)
+
+
+def _bytes(place: Place) -> int:
+    return math.prod(place.shape) * np.dtype(place.dtype).itemsize
+
+
+def _host_place(piece: Array) -> Place:
     return Place("cpu", piece.dtype.type, piece.shape, piece.ctypes.data)

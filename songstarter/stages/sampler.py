@@ -6,7 +6,7 @@ company.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from songstarter.randomness import uniforms
 from songstarter.request import Sampling
 from songstarter.sampling import draw, softmax
 
+SETTINGS = 4  # rows of ``settings_of``
 CLOSE = 1e-3  # of probability; far more than fp32 sums of a row can be off
 
 
@@ -27,6 +28,23 @@ class Draw:
     seed: int
     variation: int
     step: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows of logits count: where nothing is guided, the guided one alone."""
+        return 1 if self.sampling.guidance == 1 else 2
+
+
+Columns = dict[int, Array | None]  # slot -> the next column [codebook]; None where the logits were no numbers
+
+
+def sample_slots(logits: Array, draws: Mapping[int, Draw]) -> Columns:
+    """The next column of each slot that draws, from logits [slot, 2, codebook, token] of all."""
+    sound = {slot: draw for slot, draw in draws.items() if np.isfinite(logits[slot, : draw.rows]).all()}
+    columns: Columns = dict.fromkeys(draws)
+    if sound:
+        columns |= zip(sound, sample(logits[list(sound)], list(sound.values())), strict=True)
+    return columns
 
 
 def sample(logits: Array, draws: Sequence[Draw]) -> Array:
@@ -40,6 +58,31 @@ def sample(logits: Array, draws: Sequence[Draw]) -> Array:
     return tokens
 
 
+def numbers_of(draws: Sequence[Draw], codebooks: int) -> Array:
+    """Two uniform numbers for each draw's codebooks: [take, codebook, 2]."""
+    return uniforms(
+        np.array([d.seed for d in draws]),
+        np.array([d.variation for d in draws]),
+        np.array([d.step for d in draws]),
+        codebooks,
+    )
+
+
+def settings_of(draws: Sequence[Draw]) -> Array:
+    """What the sampler of ``export/sampler.py`` is told: guidance, temperature, bound, by mass: [4, take] fp32.
+
+    A token is kept while the likelier ones weigh no more than the bound: by mass their shares, else 1 each.
+    """
+    return np.array([[s.guidance, s.temperature, *_bound(s)] for s in (d.sampling for d in draws)], np.float32).T
+
+
+def _bound(sampling: Sampling) -> tuple[float, float]:
+    kind, bound = _filter(sampling)
+    if kind == "mass":
+        return bound, 1
+    return (bound - 0.5 if bound else np.inf), 0
+
+
 def _guide(logits: Array, draws: Sequence[Draw]) -> Array:
     guidance = np.array([draw.sampling.guidance for draw in draws], np.float32)[:, None, None]
     guided, null = logits[:, 0], logits[:, 1]
@@ -50,12 +93,7 @@ def _guide(logits: Array, draws: Sequence[Draw]) -> Array:
 def _draw_takes(mixed: Array, draws: Sequence[Draw]) -> Array:
     temperatures = np.array([d.sampling.temperature for d in draws], np.float32)
     probabilities = softmax(mixed, temperatures[:, None, None])
-    numbers = uniforms(
-        np.array([d.seed for d in draws]),
-        np.array([d.variation for d in draws]),
-        np.array([d.step for d in draws]),
-        mixed.shape[1],
-    )
+    numbers = numbers_of(draws, mixed.shape[1])
     rows = probabilities.reshape(-1, probabilities.shape[-1])
     tokens = draw(rows, numbers[..., 0].reshape(-1))
     filters = [_filter(d.sampling) for d in draws for _ in range(mixed.shape[1])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from songstarter.engine.take import Beginning, Outcome, Take
 from songstarter.errors import Cancelled, SongstarterError, TakeFailed, Unavailable
 from songstarter.request import Sampling
 from songstarter.stages.decoder import Filling, Prefix, RowFilling
+from songstarter.stages.sampler import Columns, Draw, sample_slots
 
 VOCABULARY = 64
 PATTERN = DelayPattern((0, 0, 1, 1), special=VOCABULARY)
@@ -55,9 +56,10 @@ class CountingDecoder:
     def copy(self, source: int, target: int, lengths: Array) -> None:
         self.memory[target] = self.memory[source]
 
-    def step(self, columns: Array, lengths: Array) -> Array:
+    def next_columns(self, columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> Columns:
         self.steps += 1
-        return np.stack([self._logits(*pair) for pair in zip(self.memory, columns, strict=False)])
+        logits = np.stack([self._logits(*pair) for pair in zip(self.memory, columns, strict=True)])
+        return sample_slots(logits, draws)
 
     def _logits(self, memory: float, column: Array) -> Array:
         peaks = (int(memory) * 7 + column + np.arange(len(column))) % VOCABULARY
@@ -313,11 +315,11 @@ def test_an_opening_stands_at_the_head_of_the_song() -> None:
 class FlakyDecoder(CountingDecoder):
     """Raises in its third step, once."""
 
-    def step(self, columns: Array, lengths: Array) -> Array:
-        logits = super().step(columns, lengths)
+    def next_columns(self, columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> Columns:
+        found = super().next_columns(columns, lengths, draws)
         if self.steps == 3:
             raise RuntimeError("the device is gone")
-        return logits
+        return found
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:

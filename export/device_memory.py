@@ -1,0 +1,35 @@
+"""Two small graphs through which a device's memory is made and its rows are copied, without a byte on the host.
+
+zeros.onnx      shape [4] -> one block of zeros for each name, each in memory of its own
+copy_row.onnx   one row of each block -> the same, elsewhere
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from export.graph import Graph, onnx_type
+
+ZEROS_FILE = "zeros.onnx"
+COPY_FILE = "copy_row.onnx"
+BLOCK = ["row", "head", "position", "channel"]
+
+
+def write_memory_graphs(folder: Path, names: Sequence[str], dtype: type[np.generic], prefix: str = "") -> list[Path]:
+    """Write both graphs for blocks of these names; ``prefix`` stands before the files' names."""
+    zeros, copy = folder / f"{prefix}{ZEROS_FILE}", folder / f"{prefix}{COPY_FILE}"
+    with Graph(zeros) as graph:
+        graph.input("shape", np.int64, [len(BLOCK)])
+        nothing = onnx.helper.make_tensor("nothing", onnx_type(dtype), [1], [0])
+        for name in names:
+            graph.node("ConstantOfShape", ["shape"], name, value=nothing)
+            graph.output(name, dtype, BLOCK)
+    with Graph(copy) as graph:
+        for name in names:
+            graph.input(name, dtype, BLOCK)
+            graph.output(graph.node("Identity", [name], f"{name}_copy"), dtype, BLOCK)
+    return [zeros, copy]

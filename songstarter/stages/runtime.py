@@ -1,0 +1,62 @@
+"""Where a decoder's graphs run and its memory lies: in this process, or on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from songstarter.checkpoint import Device
+from songstarter.stages.kv_memory import DeviceMemory, HostMemory, KvMemory, Shape
+from songstarter.stages.session import Session
+
+ZEROS_FILE = "zeros.onnx"
+COPY_FILE = "copy_row.onnx"
+CROSS_PREFIX = "cross_"  # of the names of a text's keys and values, and of the graphs that make their memory
+
+
+class Runtime(Protocol):
+    """Opens graphs and makes memory for them."""
+
+    @property
+    def device(self) -> Device: ...
+
+    def open(self, path: Path, *, captures: bool = False) -> Session:
+        """Load a graph; one that ``captures`` can be run as a CUDA graph, where there are such."""
+
+    def memory(self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "") -> KvMemory:
+        """Blocks of zeros, ``shape`` [row, head, position, head size] each."""
+
+
+@dataclass(frozen=True)
+class OnHost:
+    """Graphs on the CPU, on memory of numpy."""
+
+    folder: Path
+    device: Device
+    threads: int
+
+    def open(self, path: Path, *, captures: bool = False) -> Session:
+        return Session(path, device=self.device, threads=self.threads)
+
+    def memory(self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "") -> KvMemory:
+        return HostMemory(names, shape=shape, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """Graphs on a device, on memory that never leaves it; ``folder`` holds the graphs that make it."""
+
+    folder: Path
+    device: Device
+    threads: int
+
+    def open(self, path: Path, *, captures: bool = False) -> Session:
+        return Session(path, device=self.device, threads=self.threads, captures=captures)
+
+    def memory(self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "") -> KvMemory:
+        graphs = self.folder / f"{prefix}{ZEROS_FILE}", self.folder / f"{prefix}{COPY_FILE}"
+        return DeviceMemory(graphs, device=self.device, shape=shape, dtype=dtype)
