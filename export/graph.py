@@ -108,7 +108,6 @@ class Graph:
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="songstarter")
         onnx.save_model(model, self._path)
 
-
     def _write_index(self) -> None:
         """Name -> type, shape and offset of what is in the data file, for those who read it without onnx."""
         found = {tensor.name: tensor for tensor in self._weights.values() if tensor.external_data}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from songstarter import event_log
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint
 from songstarter.contract import DECODER_INPUTS
@@ -51,6 +52,8 @@ class OrderDesk:
         self._stage = open_decoder(repository, self._checkpoint, slots=slots, threads=threads)
         self._engine = Engine(self._stage, self._pattern, max_waiting=max_waiting)
         self._service = EngineService(self._engine)
+        facts = self._checkpoint.decoder
+        event_log.write("decoder", computed_by=self._stage.computed_by, precision=facts.precision, slots=slots)
 
     def accept(self, inputs: Mapping[str, Array], deliver: Deliver, request_id: str = "") -> Sequence[Take]:
         """Let the takes of an order wait for slots; ``deliver`` hears of each take's end, in the order they end.

@@ -12,7 +12,7 @@ from songstarter.stages.filling import Prefix, RowFilling
 from songstarter.stages.kept_rows import KeptRows
 from songstarter.stages.kv_memory import ROWS_PER_SLOT, rows_of
 from songstarter.stages.runtime import CROSS_PREFIX, Runtime
-from songstarter.stages.session import DeviceArray, Place, Session
+from songstarter.stages.session import DeviceArray, InPlace, Place
 
 SEEN, HIDDEN = 3e38, -1e9  # how high the score of a place may be, where a row has text and where it has none
 
@@ -64,7 +64,7 @@ class PrependedPrefix:
 class CrossAttendedPrefix:
     """The text family: every layer attends to keys and values made of the text, once per take."""
 
-    def __init__(self, session: Session, runtime: Runtime, checkpoint: Checkpoint, slots: int) -> None:
+    def __init__(self, session: InPlace, runtime: Runtime, checkpoint: Checkpoint, slots: int) -> None:
         decoder = checkpoint.decoder
         rows = slots * ROWS_PER_SLOT
         self._session = session

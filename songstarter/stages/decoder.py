@@ -73,6 +73,10 @@ class DecoderStage:
     def memory_bytes(self) -> int:
         return self._memory.bytes
 
+    @property
+    def computed_by(self) -> str:
+        return self._session.computed_by
+
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> Filling:
         """Begin to fill a slot with a prefix and with ``columns`` [codebook, column], which are known."""
         rows = self._conditioning.begin(slot, prefix, columns.astype(np.int64))

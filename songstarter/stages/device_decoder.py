@@ -24,7 +24,7 @@ from songstarter.stages.packed_inputs import PackedInputs
 from songstarter.stages.replay_guard import ReplayGuard
 from songstarter.stages.runtime import OnDevice
 from songstarter.stages.sampler import SETTINGS, Columns, Draw, numbers_of, settings_of
-from songstarter.stages.session import DeviceArray, Place
+from songstarter.stages.session import DeviceArray, Place, Session
 
 NO_NUMBERS = -1  # the sampler's column for logits that are none
 
@@ -61,6 +61,7 @@ class DeviceDecoder(DecoderStage):
     Its steps must come from one thread, the one that captured them.
     """
 
+    _session: Session
     runtime = OnDevice
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from songstarter.checkpoint import Device
 from songstarter.stages.kv_memory import DeviceMemory, HostMemory, KvMemory, Shape
-from songstarter.stages.session import Session
+from songstarter.stages.native_session import open_native
+from songstarter.stages.session import InPlace, Session
 
 ZEROS_FILE = "zeros.onnx"
 COPY_FILE = "copy_row.onnx"
@@ -24,7 +25,7 @@ class Runtime(Protocol):
     @property
     def device(self) -> Device: ...
 
-    def open(self, path: Path, *, captures: bool = False) -> Session:
+    def open(self, path: Path, *, captures: bool = False) -> InPlace:
         """Load a graph; one that ``captures`` can be run as a CUDA graph, where there are such."""
 
     def memory(self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "") -> KvMemory:
@@ -33,14 +34,14 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True)
 class OnHost:
-    """Graphs on the CPU, on memory of numpy."""
+    """Graphs on the CPU, on memory of numpy; those that are written in C too run as that."""
 
     folder: Path
     device: Device
     threads: int
 
-    def open(self, path: Path, *, captures: bool = False) -> Session:
-        return Session(path, device=self.device, threads=self.threads)
+    def open(self, path: Path, *, captures: bool = False) -> InPlace:
+        return open_native(path, threads=self.threads) or Session(path, device=self.device, threads=self.threads)
 
     def memory(self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "") -> KvMemory:
         return HostMemory(names, shape=shape, dtype=dtype)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -64,8 +65,27 @@ class Block:
         self.place = Place(device, dtype, tuple(value.shape()), value.data_ptr())
 
 
+class InPlace(Protocol):
+    """A graph's computation on memory that stays where it is, whoever carries it out."""
+
+    computed_by: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+    def run_in_place(
+        self, feeds: Mapping[str, Array], places: Mapping[str, Place], results: Sequence[str]
+    ) -> list[Array]:
+        """Run with some inputs and outputs bound to ``places``; return ``results`` as arrays."""
+
+
 class Session:
     """One loaded graph on one device."""
+
+    computed_by = "onnxruntime"
 
     def __init__(self, path: Path, *, device: Device = "cpu", threads: int = 0, captures: bool = False) -> None:
         """Load the graph; ``threads`` 0 takes every core. One that ``captures`` can be run as a CUDA graph.

@@ -1,6 +1,6 @@
 """Compile ``decoder.c`` for every instruction set it is written for: ``python -m songstarter.stages.native.compile``.
 
-Installing the package does it too (``hatch_build.py``). It takes a C compiler; without one the decoder runs its ONNX graph.
+Installing the package does it too (``hatch_build.py``). It takes a C compiler; without one the ONNX graph runs instead.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ class InstructionSet:
 _AVX2 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"})
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"})
 INSTRUCTION_SETS = (  # the fastest first
-    InstructionSet(
-        "avx512vnni", ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"), _AVX2 | _AVX512
-    ),
+    InstructionSet("avx512vnni", ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"), _AVX2 | _AVX512),
     InstructionSet("avx2", ("-march=x86-64-v3",), _AVX2),
 )
 
@@ -76,4 +74,4 @@ if __name__ == "__main__":
     try:
         compile_all()
     except CannotCompile as reason:
-        print(f"the decoder in C was not compiled, its ONNX graph will run instead: {reason}", file=sys.stderr)  # noqa: T201
+        print(f"the decoder in C was not compiled, its ONNX graph will run instead: {reason}", file=sys.stderr)

@@ -1,0 +1,126 @@
+"""What ``decoder.c`` must know of an exported decoder, read off its weights: dimensions and every weight's place."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+from songstarter.stages.graph_weights import Weights
+
+HEAD_SIZE = 64
+CHANNELS = 32  # what every product's width is a multiple of
+ROWS_BESIDE_TOKENS = 2  # of a codebook's table: the special token's, and that of no token at all
+KINDS = ("key", "value", "cross_key", "cross_value")  # of a layer's memory, in the order of the C struct
+
+
+class Shape(ctypes.Structure):
+    """``Shape`` of ``decoder.c``."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int32)
+        for name in [
+            "layers",
+            "hidden",
+            "heads",
+            "codebooks",
+            "vocabulary",
+            "table_rows",
+            "positions",
+            "text_places",
+            "threads",
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An int8 decoder graph's dimensions and weights."""
+
+    weights: Weights
+
+    @classmethod
+    def of(cls, weights: Weights) -> Layout | None:
+        """The layout of a decoder that ``decoder.c`` is made for; None of another precision or odd dimensions."""
+        if "lm_heads.levels" not in weights:
+            return None
+        layout = cls(weights)
+        return layout if layout.hidden % HEAD_SIZE == 0 and layout.logits % CHANNELS == 0 else None
+
+    @property
+    def layers(self) -> int:
+        return sum(name.endswith(".self_attn.qkv.levels") for name in self.weights.index)
+
+    @property
+    def positions(self) -> int:
+        return self.weights.index["sinusoid"].shape[0]
+
+    @property
+    def hidden(self) -> int:
+        return self.weights.index["sinusoid"].shape[1]
+
+    @property
+    def logits(self) -> int:
+        """Of all codebooks."""
+        return self.weights.index["lm_heads.levels"].shape[1]
+
+    @property
+    def codebooks(self) -> int:
+        return (self.weights.index["embed_tokens"].shape[0] - self.logits) // ROWS_BESIDE_TOKENS
+
+    @property
+    def attends_to_text(self) -> bool:
+        return "model.decoder.layers.0.encoder_attn.q_proj.levels" in self.weights
+
+    @property
+    def memory_names(self) -> list[list[str]]:
+        """The graph's names of each layer's memory, in the order of ``KINDS``."""
+        kinds = KINDS if self.attends_to_text else KINDS[:2]
+        return [[f"{kind}_{layer}" for kind in kinds] for layer in range(self.layers)]
+
+    def shape(self, *, text_places: int, threads: int) -> Shape:
+        vocabulary = self.logits // self.codebooks
+        return Shape(
+            layers=self.layers,
+            hidden=self.hidden,
+            heads=self.hidden // HEAD_SIZE,
+            codebooks=self.codebooks,
+            vocabulary=vocabulary,
+            table_rows=vocabulary + ROWS_BESIDE_TOKENS,
+            positions=self.positions,
+            text_places=text_places,
+            threads=threads,
+        )
+
+    def parts(self) -> ctypes.Array[ctypes.c_void_p]:
+        """Every weight's address, in the order of ``decoder_open``; null where the graph has none."""
+        names = [name for layer in range(self.layers) for name in _parts_of(f"model.decoder.layers.{layer}", layer)]
+        names += ["embed_tokens", "sinusoid", *_norm("model.decoder.layer_norm"), *_product("lm_heads")]
+        return addresses([self.weights.address(name) for name in names])
+
+
+def addresses(found: list[int | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(found))(*found)
+
+
+def _parts_of(key: str, layer: int) -> list[str]:
+    return [
+        *_norm(f"{key}.self_attn_layer_norm"),
+        *_product(f"{key}.self_attn.qkv"),
+        *_product(f"{key}.self_attn.out_proj"),
+        *_norm(f"{key}.final_layer_norm"),
+        *_product(f"{key}.fc1"),
+        *_product(f"{key}.fc2"),
+        f"key_scale_{layer}",
+        f"value_scale_{layer}",
+        *_norm(f"{key}.encoder_attn_layer_norm"),
+        *_product(f"{key}.encoder_attn.q_proj"),
+        *_product(f"{key}.encoder_attn.out_proj"),
+    ]
+
+
+def _norm(name: str) -> list[str]:
+    return [f"{name}.weight", f"{name}.bias"]
+
+
+def _product(name: str) -> list[str]:
+    return [f"{name}.levels", f"{name}.scales"]
