@@ -5,6 +5,7 @@ SongstarterError
 ├── Unavailable            the service cannot take the request now              (UNAVAILABLE)
 ├── TakeFailed             a take could not be finished; others go on           (INTERNAL)
 ├── Cancelled              the caller went away or asked to stop                (CANCELLED)
+├── UnusableKey            the key of a server is missing, or is none
 ├── CheckpointError        a checkpoint or an export cannot be used
 │   ├── UnsafeCheckpoint   a pickle holds more than tensors and plain values
 │   ├── UnknownCheckpoint  the folder or id is no MusicGen checkpoint
@@ -52,6 +53,10 @@ class Cancelled(SongstarterError):
     """The caller went away, or asked to stop, before the take was done."""
 
     triton_code = "CANCELLED"
+
+
+class UnusableKey(SongstarterError):
+    """A key is missing where one is needed, or what was given is no key."""
 
 
 class CheckpointError(SongstarterError):
