@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from export.checkpoints import Loaded
+from export.codec_decoder import memory_of
 from export.melody_encoder import samples_of
 from songstarter.checkpoint import Checkpoint, Codec, Decoder, Device, Melody, Precision, Text
 from songstarter.contract import (
@@ -45,6 +46,7 @@ def describe(loaded: Loaded, precision: Precision, device: Device) -> Checkpoint
             codebooks=loaded.codec.quantizer.num_quantizers,
             codebook_size=codec.codebook_size,
             block_frames=BLOCK_FRAMES,
+            memory=memory_of(loaded.codec),
         ),
         decoder=_decoder(loaded, melody, precision, device),
         models=models_of(melody),

@@ -106,10 +106,15 @@ CODEC_ENCODER_OUTPUTS = (Tensor("codes", "INT64", (-1, -1)),)  # [codebook, fram
 
 CODEC_DECODER = "codec_decoder"
 CODEC_DECODER_INPUTS = (
-    Tensor("codes", "INT64", (-1, -1)),  # [codebook, frame], zero-padded to whole blocks of frames
-    Tensor("frames", "INT64", (1,)),
+    Tensor("codes", "INT64", (-1, -1)),  # [codebook, frame], with neighbours on either side: songstarter/chunks.py
+    Tensor("frames", "INT64", (1,)),  # how many of them are real, neighbours not counted
+    Tensor("kept", "INT64", (1,)),  # how many frames before them the memory holds
+    Tensor("memory", "FP32", (-1, -1)),  # [row, channel], zeros at a song's start
 )
-CODEC_DECODER_OUTPUTS = (Tensor("waveform", "FP32", (-1,)),)  # [sample]; cut to frames * hop
+CODEC_DECODER_OUTPUTS = (
+    Tensor("waveform", "FP32", (-1,)),  # [sample] of kept + frames, silence behind them
+    Tensor("next_memory", "FP32", (-1, -1)),  # [row, channel]
+)
 
 # The decoder: no batch dimension, several responses to one request.
 DECODER = "decoder"

@@ -57,7 +57,7 @@ def test_a_stage_names_the_onnxruntime_backend_and_batches_dynamically(model: st
     stage = config(model)
     assert stage.backend == "onnxruntime"
     assert stage.platform == ""
-    assert stage.max_batch_size == (8 if model.startswith("codec_") else 16)
+    assert stage.max_batch_size == (8 if model == contract.CODEC_ENCODER else 16)
     assert stage.dynamic_batching.max_queue_delay_microseconds > 0
     assert int(stage.parameters["intra_op_thread_count"].string_value) > 0
 

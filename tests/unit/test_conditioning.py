@@ -29,7 +29,7 @@ STEREO = replace(
     channels=2,
     delays=(0, 0, 1, 1),
     melody=Melody(frames=3, samples=200),
-    codec=Codec(codebooks=2, codebook_size=8, block_frames=5),
+    codec=Codec(codebooks=2, codebook_size=8, block_frames=5, memory=(6, 8)),
 )
 
 
