@@ -12,6 +12,7 @@ from songstarter.contract import (
     DECODER,
     MELODY_ENCODER,
     PUBLIC_MODEL,
+    STREAM_MODEL,
     TEXT_ENCODER,
 )
 
@@ -57,7 +58,7 @@ def describe(loaded: Loaded, precision: Precision, device: Device) -> Checkpoint
 def models_of(melody: Melody | None) -> tuple[str, ...]:
     """What Triton must load, in the order in which the stages depend on each other."""
     melody_models = (MELODY_ENCODER,) if melody else ()
-    return (TEXT_ENCODER, *melody_models, CODEC_ENCODER, CODEC_DECODER, DECODER, PUBLIC_MODEL)
+    return (TEXT_ENCODER, *melody_models, CODEC_ENCODER, CODEC_DECODER, DECODER, PUBLIC_MODEL, STREAM_MODEL)
 
 
 def _melody(loaded: Loaded) -> Melody | None:

@@ -34,6 +34,7 @@ class Field:
     datatype: Datatype
     default: Plain | None
     meaning: str
+    choices: tuple[str, ...] = ()  # all that a text may be; empty: anything
 
     @property
     def tensor(self) -> Tensor:
@@ -52,15 +53,15 @@ FIELDS: tuple[Field, ...] = (
     Field("continuation", "BOOL", False, "continue input_audio instead of following its melody"),
     Field("continuation_start", "FP32", 0.0, "second of input_audio to start from"),
     Field("continuation_end", "FP32", -1.0, "second of input_audio to stop at; -1: its end"),
-    Field("normalization_strategy", "STRING", "loudness", "loudness, clip, peak or rms"),
+    Field("normalization_strategy", "STRING", "loudness", "loudness, clip, peak or rms", NORMALIZATIONS),
     Field("top_k", "INT32", 250, "sample among the k likeliest tokens; 0: among all"),
     Field("top_p", "FP32", 0.0, "sample within this probability mass; above 0 it replaces top_k"),
     Field("temperature", "FP32", 1.0, "flatness of the distribution; 0: always the likeliest token"),
     Field("classifier_free_guidance", "FP32", 3.0, "pull towards prompt and melody; 1: none"),
-    Field("output_format", "STRING", "wav", "wav or mp3"),
+    Field("output_format", "STRING", "wav", "wav or mp3", FORMATS),
     Field("seed", "INT64", -1, "0 to 2^32-1 repeats a song; -1: a fresh one"),
     Field("num_outputs", "INT32", 4, "variations to make, 1 to 8"),
-    Field("output_encoding", "STRING", "data_uri", "data_uri, or raw for the files' bytes"),
+    Field("output_encoding", "STRING", "data_uri", "data_uri, or raw for the files' bytes", ENCODINGS),
 )  # fmt: skip
 
 OUTPUTS: tuple[Tensor, ...] = (
@@ -70,6 +71,32 @@ OUTPUTS: tuple[Tensor, ...] = (
 )
 
 PUBLIC_MODEL = "songstarter"
+
+# The same as a stream: what differs in its inputs, and what every message of it says of one variation.
+STREAM_MODEL = "songstarter_stream"
+STREAM_FORMATS = ("wav", "mp3", "pcm")
+STREAM_ENCODINGS = ("base64", "raw")
+_STREAMED: tuple[Field, ...] = (
+    Field("output_format", "STRING", "wav", "wav, mp3, or pcm: 16 bits, little-endian, no header", STREAM_FORMATS),
+    Field("num_outputs", "INT32", 1, "variations to make, 1 to 8; their messages come in turns"),
+    Field("output_encoding", "STRING", "base64", "of audio: base64, or raw for its bytes", STREAM_ENCODINGS),
+)
+_STREAMED_BY_NAME = {field.name: field for field in _STREAMED}
+STREAM_FIELDS: tuple[Field, ...] = (
+    *(_STREAMED_BY_NAME.get(field.name, field) for field in FIELDS),
+    Field("chunk_seconds", "FP32", 1.0, "seconds of audio in a message, 0.1 to 30; the first ones are shorter"),
+)
+STREAM_OUTPUTS: tuple[Tensor, ...] = (
+    Tensor("audio", "STRING", (1,)),  # the next bytes of the variation's file; empty where only time has passed
+    Tensor("variation", "INT32", (1,)),
+    Tensor("seconds", "FP32", (1,)),  # of it that were sent, these included
+    Tensor("total_seconds", "FP32", (1,)),
+    Tensor("gain", "FP32", (1,)),  # for what was heard so far; in the last message that of the whole file
+    Tensor("last", "BOOL", (1,)),  # whether the variation is complete
+    Tensor("seed", "INT64", (1,)),
+    Tensor("sample_rate", "INT32", (1,)),
+    Tensor("channels", "INT32", (1,)),
+)
 
 # Request parameters of the public model, by the names under which they may come. Triton keeps ``priority`` to itself
 # everywhere but in ``/generate``, so it has a second name.

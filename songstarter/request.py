@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from songstarter.contract import ENCODINGS, FIELDS, FORMATS, NORMALIZATIONS, Field
+from songstarter.contract import FIELDS, Field
 from songstarter.errors import Description, InvalidRequest
 
 MAX_SEED = 2**32 - 1
@@ -23,6 +23,7 @@ RANDOM_SEED = -1
 TO_THE_END = -1.0
 PRIORITIES = range(1, 6)  # 1 goes first
 USUAL_PRIORITY = 3
+CHUNKS = SHORTEST_CHUNK, LONGEST_CHUNK = 0.1, 30.0  # seconds
 
 Number = TypeVar("Number", int, float)
 
@@ -74,10 +75,13 @@ class Request:
     variations: int
     encoding: str
     priority: int
+    chunk_seconds: float  # of a stream
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], *, shortest: float, longest: float) -> Request:
-        """Make a request of plain values by the names of ``contract.FIELDS`` and ``contract.PARAMETERS``.
+    def parse(
+        cls, values: Mapping[str, Any], *, shortest: float, longest: float, fields: Sequence[Field] = FIELDS
+    ) -> Request:
+        """Make a request of plain values by the names of ``fields`` and ``contract.PARAMETERS``.
 
         Absent ones take their default.
 
@@ -86,7 +90,7 @@ class Request:
         Raises:
             InvalidRequest: a value is not allowed; the message names the field.
         """
-        given = {field.name: _plain(field, values.get(field.name)) for field in FIELDS}
+        given = {field.name: _plain(field, values.get(field.name)) for field in fields}
         if given["continuation"] and given["input_audio"] is None:
             raise InvalidRequest("input_audio", Description("nothing"), "an audio file when continuation is true")
         end = given["continuation_end"]
@@ -96,13 +100,14 @@ class Request:
             continuation=given["continuation"],
             slice=Slice(given["continuation_start"], None if end == TO_THE_END else end),
             duration=_duration(given["duration"], shortest, longest),
-            normalization=_one_of("normalization_strategy", given["normalization_strategy"], NORMALIZATIONS),
+            normalization=given["normalization_strategy"],
             sampling=Sampling(given["temperature"], given["top_k"], given["top_p"], given["classifier_free_guidance"]),
-            audio_format=_one_of("output_format", given["output_format"], FORMATS),
+            audio_format=given["output_format"],
             seed=_seed(given["seed"]),
             variations=_within("num_outputs", given["num_outputs"], 1, MAX_OUTPUTS),
-            encoding=_one_of("output_encoding", given["output_encoding"], ENCODINGS),
+            encoding=given["output_encoding"],
             priority=_priority(values.get("priority", USUAL_PRIORITY)),
+            chunk_seconds=_within("chunk_seconds", given.get("chunk_seconds", LONGEST_CHUNK), *CHUNKS),
         )
 
 
@@ -113,7 +118,7 @@ def _plain(field: Field, value: Any) -> Any:
     if field.datatype != "STRING":
         return value
     data = value.encode() if isinstance(value, str) else value
-    return (data or None) if field.name == "input_audio" else _text(field.name, data)
+    return (data or None) if field.name == "input_audio" else _one_of(field, _text(field.name, data))
 
 
 def _text(name: str, data: bytes) -> str:
@@ -160,7 +165,7 @@ def _within(name: str, value: Number, least: float, most: float) -> Number:
     return value
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise InvalidRequest(name, value, "one of " + ", ".join(allowed))
+def _one_of(field: Field, value: str) -> str:
+    if field.choices and value not in field.choices:
+        raise InvalidRequest(field.name, value, "one of " + ", ".join(field.choices))
     return value

@@ -23,6 +23,7 @@ STAGES: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {
 PYTHON_MODELS: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {
     contract.DECODER: (contract.DECODER_INPUTS, contract.DECODER_OUTPUTS),
     contract.PUBLIC_MODEL: (tuple(field.tensor for field in contract.FIELDS), contract.OUTPUTS),
+    contract.STREAM_MODEL: (tuple(field.tensor for field in contract.STREAM_FIELDS), contract.STREAM_OUTPUTS),
 }
 MODELS = STAGES | PYTHON_MODELS
 
@@ -70,8 +71,8 @@ def test_a_python_model_takes_one_request_a_call(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_only_the_decoder_answers_a_request_more_than_once(model: str) -> None:
-    assert config(model).model_transaction_policy.decoupled == (model == contract.DECODER)
+def test_only_the_decoder_and_the_stream_answer_a_request_more_than_once(model: str) -> None:
+    assert config(model).model_transaction_policy.decoupled == (model in (contract.DECODER, contract.STREAM_MODEL))
 
 
 @pytest.mark.parametrize("model", MODELS)

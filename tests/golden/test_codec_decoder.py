@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from export.checkpoints.embedded import make_codec
 from export.codec_decoder import (
-    example,
     decoded_in_chunks,
     decoded_whole,
+    example,
     export_codec_decoder,
     memory_of,
     random_codes,
