@@ -169,7 +169,8 @@ def pcm16(samples: Samples) -> npt.NDArray[np.int16]:
     """Samples as whole numbers of 16 bits."""
     # libsndfile rounds floats down; ffmpeg, and so the original, to the nearest.
     steps = np.rint(samples.astype(np.float64) * 2**15)
-    return np.clip(steps, -(2**15), 2**15 - 1).astype(np.int16)
+    pcm: npt.NDArray[np.int16] = np.clip(steps, -(2**15), 2**15 - 1).astype(np.int16)
+    return pcm
 
 
 def _wav(waveform: Waveform) -> bytes:

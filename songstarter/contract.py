@@ -7,7 +7,7 @@ these tables. The public names and defaults are those of the Replicate schema (s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from songstarter.array import Array
@@ -100,7 +100,7 @@ STREAM_OUTPUTS: tuple[Tensor, ...] = (
 
 # Request parameters of the public model, by the names under which they may come. Triton keeps ``priority`` to itself
 # everywhere but in ``/generate``, so it has a second name.
-PARAMETERS = {"priority": "priority", "songstarter_priority": "priority"}
+PARAMETERS = {"priority": "priority", "songstarter_priority": "priority", "deadline": "deadline"}
 
 
 def plain_values(tensors: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,10 +143,11 @@ CODEC_DECODER_OUTPUTS = (
     Tensor("next_memory", "FP32", (-1, -1)),  # [row, channel]
 )
 
-# The decoder: no batch dimension, several responses to one request.
+# The decoder: no batch dimension, several responses to one request. Triton knows all inputs as optional, since a
+# cancellation has but one; the decoder itself insists on an order's.
 DECODER = "decoder"
-DECODER_INPUTS = (
-    Tensor("prefix", "FP32", (-1, -1)),  # [position, hidden]
+ORDER = (
+    Tensor("prefix", "FP32", (-1, -1, -1)),  # [window, position, hidden]; one window: the same for all of a take
     Tensor("null_prefix", "FP32", (-1, -1)),  # [position, hidden], the twin for guidance
     Tensor("opening", "INT32", (-1, -1), optional=True),  # [codebook, frame]
     Tensor("frames", "INT32", (1,)),  # of the whole take, opening included
@@ -157,10 +158,16 @@ DECODER_INPUTS = (
     Tensor("top_p", "FP32", (1,)),
     Tensor("guidance", "FP32", (1,)),
     Tensor("priority", "INT32", (1,)),
+    Tensor("first_chunk", "INT32", (1,)),  # frames of a take's first response, the opening's counted; 0: all
+    Tensor("chunk", "INT32", (1,)),  # frames of each later one; the last has what is left
+    Tensor("order", "STRING", (1,)),  # a name that no other order under way has
 )
+CANCEL = Tensor("cancel", "STRING", (1,))  # comes alone: the name of an order that shall end
+DECODER_INPUTS = tuple(replace(tensor, optional=True) for tensor in (*ORDER, CANCEL))
 DECODER_OUTPUTS = (
     Tensor("variation", "INT32", (1,)),
-    Tensor("codes", "INT32", (-1, -1)),  # [codebook, frame], the whole take
+    Tensor("first", "INT32", (1,)),  # the take's frame that stands first in `codes`
+    Tensor("codes", "INT32", (-1, -1)),  # [codebook, frame]
 )
 
 INNER_OUTPUTS: dict[str, tuple[Tensor, ...]] = {

@@ -5,6 +5,7 @@ SongstarterError
 ├── Unavailable            the service cannot take the request now              (UNAVAILABLE)
 ├── TakeFailed             a take could not be finished; others go on           (INTERNAL)
 ├── Cancelled              the caller went away or asked to stop                (CANCELLED)
+├── DeadlineExceeded       the time that the caller gave has passed             (UNAVAILABLE)
 ├── CheckpointError        a checkpoint or an export cannot be used
 │   ├── UnsafeCheckpoint   a pickle holds more than tensors and plain values
 │   ├── UnknownCheckpoint  the folder or id is no MusicGen checkpoint
@@ -52,6 +53,15 @@ class Cancelled(SongstarterError):
     """The caller went away, or asked to stop, before the take was done."""
 
     triton_code = "CANCELLED"
+
+
+class DeadlineExceeded(SongstarterError):
+    """The caller's own bound on the time passed before the answer was there.
+
+    Triton has no code for it. Over HTTP, CANCELLED is 400, which would blame the caller; UNAVAILABLE is 503.
+    """
+
+    triton_code = "UNAVAILABLE"
 
 
 class CheckpointError(SongstarterError):

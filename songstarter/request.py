@@ -18,6 +18,7 @@ MAX_TEMPERATURE = 5.0
 MAX_GUIDANCE = 20.0
 MAX_OUTPUTS = 8
 MAX_PROMPT_BYTES = 8192
+MAX_DEADLINE = 86_400  # seconds
 MICROSECONDS = 6  # digits of a second; fp32 keeps about as many
 RANDOM_SEED = -1
 TO_THE_END = -1.0
@@ -75,6 +76,7 @@ class Request:
     variations: int
     encoding: str
     priority: int
+    deadline: float | None  # seconds from its arrival
     chunk_seconds: float  # of a stream
 
     @classmethod
@@ -107,6 +109,7 @@ class Request:
             variations=_within("num_outputs", given["num_outputs"], 1, MAX_OUTPUTS),
             encoding=given["output_encoding"],
             priority=_priority(values.get("priority", USUAL_PRIORITY)),
+            deadline=_deadline(values.get("deadline")),
             chunk_seconds=_within("chunk_seconds", given.get("chunk_seconds", LONGEST_CHUNK), *CHUNKS),
         )
 
@@ -157,6 +160,16 @@ def _priority(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value not in PRIORITIES:
         raise InvalidRequest("priority", value, f"a whole number, {PRIORITIES[0]} (first) to {PRIORITIES[-1]}")
     return value
+
+
+def _deadline(value: Any) -> float | None:
+    """As with ``_priority``, any JSON value may come."""
+    if value is None:
+        return None
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not 0 < value <= MAX_DEADLINE:
+        raise InvalidRequest("deadline", value, f"seconds, more than 0 and at most {MAX_DEADLINE}")
+    return float(value)
 
 
 def _within(name: str, value: Number, least: float, most: float) -> Number:

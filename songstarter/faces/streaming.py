@@ -27,9 +27,12 @@ from songstarter.request import Request
 
 BEAT = 0.4  # seconds without a message after which an empty one is sent, so that a caller who left is noticed
 
-# Frames: what the decoder sends at a time, and what is rendered first. Of those, REACH + AHEAD wait in the codec.
+# Frames: what the decoder sends at a time, and what is rendered first, in one run of the codec without padding.
 STEP = WIDTH
 FIRST = STEP + REACH
+
+
+MOST_FLOAT = float(np.finfo(np.float32).max)  # a nearly silent take's gain may be more
 
 
 class StreamFace:
@@ -94,7 +97,7 @@ class StreamFace:
             "variation": np.array([variation], np.int32),
             "seconds": np.array([chunk.seconds], np.float32),
             "total_seconds": np.array([total], np.float32),
-            "gain": np.array([chunk.gain], np.float32),
+            "gain": np.array([min(chunk.gain, MOST_FLOAT)], np.float32),
             "last": np.array([chunk.last]),
             "seed": np.array([request.seed], np.int64),
             "sample_rate": np.array([checkpoint.sample_rate], np.int32),

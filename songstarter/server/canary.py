@@ -133,7 +133,7 @@ def _public_model(checkpoint: Checkpoint) -> Canary:
     return Canary(contract.PUBLIC_MODEL, Body.of((duration, np.array([-1.0]))), answers=(400, 503))
 
 
-# The decoder has none: it streams, which plain HTTP inference cannot ask for, and its process is watched.
+# Decoder and stream have none: plain HTTP inference cannot ask for several answers. Their processes are watched.
 _ROWS: dict[str, Callable[[Checkpoint], Canary]] = {
     contract.TEXT_ENCODER: _text_encoder,
     contract.MELODY_ENCODER: _melody_encoder,
