@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from songstarter.array import Array
+from songstarter.errors import Description, InvalidRequest
 
 Datatype = Literal["STRING", "FP32", "INT32", "INT64", "BOOL"]
 Plain = str | bytes | float | int | bool
@@ -104,9 +105,19 @@ PARAMETERS = {"priority": "priority", "songstarter_priority": "priority", "deadl
 
 
 def plain_values(tensors: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``Request.parse`` reads, out of a request's tensors of shape [1] and its parameters."""
+    """What ``Request.parse`` reads, out of a request's tensors of shape [1] and its parameters.
+
+    Raises:
+        InvalidRequest: a tensor holds none or several values.
+    """
     known = {PARAMETERS[name]: value for name, value in parameters.items() if name in PARAMETERS}
-    return known | {name: tensor.item() for name, tensor in tensors.items()}
+    return known | {name: _single(name, tensor) for name, tensor in tensors.items()}
+
+
+def _single(name: str, tensor: Array) -> Any:
+    if tensor.size != 1:
+        raise InvalidRequest(name, Description(f"a tensor of shape {list(tensor.shape)}"), "one of shape [1]")
+    return tensor.item()
 
 
 # The stage models. A batch dimension stands in front of every shape below.

@@ -6,6 +6,7 @@ SongstarterError
 ├── TakeFailed             a take could not be finished; others go on           (INTERNAL)
 ├── Cancelled              the caller went away or asked to stop                (CANCELLED)
 ├── DeadlineExceeded       the time that the caller gave has passed             (UNAVAILABLE)
+├── UnusableKey            the key of a server is missing, or is none
 ├── CheckpointError        a checkpoint or an export cannot be used
 │   ├── UnsafeCheckpoint   a pickle holds more than tensors and plain values
 │   ├── UnknownCheckpoint  the folder or id is no MusicGen checkpoint
@@ -62,6 +63,10 @@ class DeadlineExceeded(SongstarterError):
     """
 
     triton_code = "UNAVAILABLE"
+
+
+class UnusableKey(SongstarterError):
+    """A key is missing where one is needed, or what was given is no key."""
 
 
 class CheckpointError(SongstarterError):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from songstarter.contract import FIELDS, Field
+from songstarter.contract import FIELDS, Datatype, Field
 from songstarter.errors import Description, InvalidRequest
 
 MAX_SEED = 2**32 - 1
@@ -25,6 +25,14 @@ TO_THE_END = -1.0
 PRIORITIES = range(1, 6)  # 1 goes first
 USUAL_PRIORITY = 3
 CHUNKS = SHORTEST_CHUNK, LONGEST_CHUNK = 0.1, 30.0  # seconds
+
+KINDS: dict[Datatype, tuple[type | tuple[type, ...], str]] = {
+    "STRING": ((str, bytes), "text or bytes"),
+    "FP32": ((int, float), "a number"),
+    "INT32": (int, "a whole number"),
+    "INT64": (int, "a whole number"),
+    "BOOL": (bool, "true or false"),
+}
 
 Number = TypeVar("Number", int, float)
 
@@ -118,10 +126,25 @@ def _plain(field: Field, value: Any) -> Any:
     """A field's value or default; text arrives as bytes and leaves as str, all but the audio."""
     if value is None:
         return field.default
+    _check_kind(field, value)
     if field.datatype != "STRING":
         return value
-    data = value.encode() if isinstance(value, str) else value
+    data = _bytes(field.name, value)
     return (data or None) if field.name == "input_audio" else _one_of(field, _text(field.name, data))
+
+
+def _check_kind(field: Field, value: Any) -> None:
+    """Triton checks what comes as a tensor, but what comes otherwise may be any JSON value."""
+    kinds, allowed = KINDS[field.datatype]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and field.datatype != "BOOL"):
+        raise InvalidRequest(field.name, Description(f"a value of type {type(value).__name__}"), allowed)
+
+
+def _bytes(name: str, value: str | bytes) -> bytes:
+    try:
+        return value.encode() if isinstance(value, str) else value
+    except UnicodeEncodeError:
+        raise InvalidRequest(name, Description("a lone surrogate"), "UTF-8 text") from None
 
 
 def _text(name: str, data: bytes) -> str:

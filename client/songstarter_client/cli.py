@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from songstarter import contract
 from songstarter.contract import Datatype, Field
+from songstarter.key import Key
 from songstarter_client.client import TIMEOUT, Client
 from songstarter_client.errors import InvalidRequest, SongstarterError, TimedOut, Unavailable
 from songstarter_client.fields import SENDABLE, Fields
@@ -98,6 +99,12 @@ def _configure_server(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--retries", metavar="N", type=int, default=0, help="further tries while the server is full (default: 0)"
     )
+    server.add_argument(
+        "--key-file",
+        metavar="FILE",
+        type=Path,
+        help="the server's key, if it asks for one (or in SONGSTARTER_KEY_FILE or SONGSTARTER_KEY)",
+    )
 
 
 def _flag(field: Field) -> str:
@@ -124,7 +131,9 @@ def _generate(args: argparse.Namespace) -> None:
     given = {field.name: value for field in FLAGS if (value := getattr(args, field.name)) is not None}
     args.out.mkdir(parents=True, exist_ok=True)  # before the wait, so that a bad folder costs no song
     started = time.monotonic()
-    with Client(args.url, timeout=args.timeout, retries=args.retries) as client, _progress(args):
+    key = Key.given(args.key_file)
+    client = Client(args.url, timeout=args.timeout, retries=args.retries, key=key.text if key else None)
+    with client, _progress(args):
         song = client.generate(args.prompt, **cast(Fields, given))
     elapsed = time.monotonic() - started
     paths = [str(path) for path in song.save(args.out)]

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Self, TypeVar, Unpack
 
 from songstarter import contract
+from songstarter.key import Key
 from songstarter_client.address import DEFAULT_HOST, Protocol, parse_address
 from songstarter_client.errors import NoServer, TimedOut, Unavailable
 from songstarter_client.fields import Fields, input_tensors
@@ -29,7 +30,7 @@ class AsyncClient:
 
     url is HOST[:PORT] or a URL whose scheme, grpc:// or http://, is the protocol; gRPC if neither says.
     timeout: seconds for a whole request, further tries included. retries: how often a request is sent
-    again when the server cannot take it now.
+    again when the server cannot take it now. key: the server's, where it asks for one.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class AsyncClient:
         protocol: Protocol | None = None,
         timeout: float = TIMEOUT,
         retries: int = 0,
+        key: str | None = None,
     ) -> None:
         self.address = parse_address(url, protocol)
         self.timeout = timeout
         self.retries = retries
+        self._key = Key(key) if key else None
         self._transport: Transport | None = None
         self._closed = False
 
@@ -90,7 +93,7 @@ class AsyncClient:
         if self._closed:
             raise RuntimeError("the client is closed")
         if self._transport is None:
-            self._transport = connect(self.address)
+            self._transport = connect(self.address, self._key)
         return self._transport
 
     async def _persistently(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -122,8 +125,9 @@ class Client:
         protocol: Protocol | None = None,
         timeout: float = TIMEOUT,
         retries: int = 0,
+        key: str | None = None,
     ) -> None:
-        self._client = AsyncClient(url, protocol=protocol, timeout=timeout, retries=retries)
+        self._client = AsyncClient(url, protocol=protocol, timeout=timeout, retries=retries, key=key)
         self._loop = LoopThread()
 
     def generate(self, prompt: str | None = None, *, timeout: float | None = None, **fields: Unpack[Fields]) -> Song:

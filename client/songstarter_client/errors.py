@@ -5,6 +5,7 @@ SongstarterError
 │   └── RefusedRequest     ... and it was the server that said so
 ├── Unavailable            the server cannot take the request now; trying again may help
 │   └── NoServer           nothing answers at the address, or no songstarter model does
+├── RefusedKey             the server asks for a key, and got none or another one
 ├── TimedOut               no answer within the time the caller gave (also a TimeoutError)
 ├── Cancelled              the server gave the request up because it was cancelled
 └── RequestFailed          the server could not finish the request
@@ -21,6 +22,7 @@ __all__ = [
     "Cancelled",
     "InvalidRequest",
     "NoServer",
+    "RefusedKey",
     "RefusedRequest",
     "RequestFailed",
     "SongstarterError",
@@ -51,6 +53,14 @@ class NoServer(Unavailable):
     def of_another_protocol(cls, address: Address) -> NoServer:
         wanted, other = ("gRPC", "HTTP") if address.protocol == "grpc" else ("HTTP", "gRPC")
         return cls(f"what answers at {address} does not speak {wanted}; is it a server's {other} port?")
+
+
+class RefusedKey(SongstarterError):
+    """The server asks for a key, and was shown none or another one."""
+
+    @classmethod
+    def by(cls, address: Address) -> RefusedKey:
+        return cls(f"the server at {address} asks for a key, and none or another one was shown")
 
 
 class TimedOut(SongstarterError, TimeoutError):

@@ -7,8 +7,9 @@ from functools import partial
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
+from songstarter.key import Key
 from songstarter_client.address import Address
-from songstarter_client.errors import NoServer, SongstarterError, Unavailable, of_code
+from songstarter_client.errors import NoServer, RefusedKey, SongstarterError, Unavailable, of_code
 from songstarter_client.transport import Transport
 
 CHANNEL = [
@@ -26,10 +27,14 @@ CHANNEL = [
 UNREACHED = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
 BROKEN_OFF = ("Socket closed", "Connection reset", "recvmsg", "Stream removed", "GOAWAY")
 
+RESTRICTED = "This protocol is restricted"  # Triton calls a wrong key UNAVAILABLE
 
-def connect(address: Address) -> Transport:
+
+def connect(address: Address, key: Key | None) -> Transport:
     client = triton.InferenceServerClient(str(address), channel_args=CHANNEL)
-    return Transport(triton, client, (InferenceServerException,), partial(_explained, address))
+    return Transport(
+        triton, client, (InferenceServerException,), partial(_explained, address), key.grpc_metadata if key else {}
+    )
 
 
 def _explained(address: Address, failure: Exception) -> SongstarterError:
@@ -41,4 +46,6 @@ def _explained(address: Address, failure: Exception) -> SongstarterError:
         return NoServer.of_another_protocol(address) if "Socket closed" in message else NoServer.at(address)
     if code == "UNAVAILABLE" and message.startswith(BROKEN_OFF):
         return Unavailable(f"the server at {address} ended the connection before it had answered")
+    if code == "UNAVAILABLE" and message.startswith(RESTRICTED):
+        return RefusedKey.by(address)
     return of_code(code, message)

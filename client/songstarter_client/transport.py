@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from songstarter import contract
+from songstarter.key import Key
 from songstarter_client.address import Address
 from songstarter_client.errors import RequestFailed, SongstarterError
 from songstarter_client.fields import InputTensor
@@ -30,12 +31,13 @@ class Transport:
     client: Any
     failures: tuple[type[Exception], ...]
     explain: Callable[[Exception], SongstarterError]
+    headers: Mapping[str, str]
 
     async def infer(self, tensors: Sequence[InputTensor]) -> Answer:
         wanted = [self.triton.InferRequestedOutput(tensor.name) for tensor in contract.OUTPUTS]
         inputs = [self._input(tensor) for tensor in tensors]
         try:
-            result = await self.client.infer(contract.PUBLIC_MODEL, inputs, outputs=wanted)
+            result = await self.client.infer(contract.PUBLIC_MODEL, inputs, outputs=wanted, headers=dict(self.headers))
         except self.failures as failure:
             raise self.explain(failure) from failure
         return _answer(result)
@@ -55,10 +57,10 @@ class Transport:
         return sent
 
 
-def connect(address: Address) -> Transport:
+def connect(address: Address, key: Key | None = None) -> Transport:
     """A transport to address, to be used and closed in the running event loop; nothing is sent yet."""
     over: Any = import_module(f"songstarter_client.over_{address.protocol}")
-    transport: Transport = over.connect(address)
+    transport: Transport = over.connect(address, key)
     return transport
 
 

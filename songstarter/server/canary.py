@@ -17,7 +17,7 @@ from songstarter import contract
 from songstarter.checkpoint import Checkpoint
 from songstarter.chunks import REACH
 from songstarter.contract import Tensor
-from songstarter.server import wire
+from songstarter.server.wire import HttpDoor
 
 WIRE_TYPES = {"STRING": "BYTES"}  # a config.pbtxt's STRING is BYTES on the wire
 NUMPY_TYPES = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
@@ -57,13 +57,13 @@ class Canary:
     body: Body
     answers: tuple[int, ...] = (200,)
 
-    def ask(self, port: int, timeout: float) -> str | None:
+    def ask(self, door: HttpDoor, timeout: float) -> str | None:
         """Send the request; None when it was answered as it should be, else one sentence."""
         headers = {HEADER_LENGTH: str(len(self.body.head)), "Content-Type": "application/octet-stream"}
         content = self.body.head + self.body.data
         try:
-            status, answer = wire.ask(
-                port, "POST", f"/v2/models/{self.model}/infer", body=content, headers=headers, timeout=timeout
+            status, answer = door.ask(
+                "POST", f"/v2/models/{self.model}/infer", body=content, headers=headers, timeout=timeout
             )
         except TimeoutError:
             return f"{self.model} has not answered a test request for {timeout:g} s"

@@ -20,10 +20,12 @@ from types import TracebackType
 
 from songstarter.checkpoint import Checkpoint
 from songstarter.errors import ModelNotLoaded, ServerDied
-from songstarter.server import backends, processes, wire
-from songstarter.server.launch import ADDRESS, Launch, Ports, Tracing
+from songstarter.server import backends, hidden, processes
+from songstarter.server.exposure import LOOPBACK_ALONE, Exposure
+from songstarter.server.launch import Launch, Ports, Tracing
 from songstarter.server.plain_paths import PlainPaths
 from songstarter.server.server_log import Echo, ServerLog
+from songstarter.server.wire import HttpDoor
 
 SHARED_MEMORY = Path("/dev/shm")
 TICK = 0.1  # seconds between two looks at a starting or stopping server
@@ -39,7 +41,7 @@ def silent(line: str) -> None:
 
 
 class Server:
-    """A running Triton with the models of one repository's manifest, on loopback.
+    """A running Triton with the models of one repository's manifest, on loopback if nothing else is said.
 
     ``with Server(repository, Ports(8100, 8101, 8102), run_directory) as server`` starts it, returns when every
     model is ready, and stops it at the end. One start and one stop each.
@@ -54,6 +56,7 @@ class Server:
         exit_timeout: int = 30,
         start_timeout: float = 600.0,
         tracing: Tracing | None = None,
+        exposure: Exposure = LOOPBACK_ALONE,
         verbose: bool = False,
         tell: Tell = silent,
     ) -> None:
@@ -64,6 +67,7 @@ class Server:
         self.exit_timeout = exit_timeout
         self.start_timeout = start_timeout
         self.tracing = tracing
+        self.exposure = exposure
         self.log = ServerLog(run_directory / f"tritonserver-{ports.http}.log")
         self._echo = Echo(self.log) if verbose else None
         self._region_prefix = f"songstarter_{secrets.token_hex(6)}_"
@@ -82,16 +86,20 @@ class Server:
 
     @property
     def http_url(self) -> str:
-        return f"http://{ADDRESS}:{self.ports.http}"
+        return f"http://{self.exposure.reached_at}:{self.ports.http}"
 
     @property
     def grpc_url(self) -> str:
         """Without a scheme, as gRPC clients want it."""
-        return f"{ADDRESS}:{self.ports.grpc}"
+        return f"{self.exposure.reached_at}:{self.ports.grpc}"
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{ADDRESS}:{self.ports.metrics}/metrics"
+        return f"http://{self.exposure.reached_at}:{self.ports.metrics}/metrics"
+
+    @property
+    def door(self) -> HttpDoor:
+        return HttpDoor(self.exposure.reached_at, self.ports.http, self.exposure.key)
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -120,7 +128,7 @@ class Server:
             PortInUse, MissingLibrary: nothing was started.
             ModelNotLoaded, ServerDied: the server was started and is gone again.
         """
-        self.ports.check_free()
+        self.ports.check_free(self.exposure.host)
         self._launch()
         try:
             ready = self._wait_until_ready(stop or threading.Event())
@@ -141,17 +149,19 @@ class Server:
             self.exit_timeout,
             self._region_prefix,
             self.tracing,
+            self.exposure,
         )
         with self.log.fresh() as log:
-            self._process = subprocess.Popen(
+            self._process = hidden.start(
                 launch.command,
+                self.exposure.restrictions,
                 env=launch.environment,
+                prepare=processes.prepare,
                 cwd=self.run_directory,  # a stub imports from it before all else
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor alone
-                preexec_fn=processes.prepare,
             )
         if self._echo:
             self._echo.start()
@@ -190,7 +200,7 @@ class Server:
     def _ready(self) -> bool:
         try:
             paths = (f"/v2/models/{model}/ready" for model in self.checkpoint.models)
-            return all(wire.ask(self.ports.http, "GET", path, timeout=5.0)[0] == 200 for path in paths)
+            return all(self.door.ask("GET", path, timeout=5.0)[0] == 200 for path in paths)
         except OSError:
             return False
 

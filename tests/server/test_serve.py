@@ -264,3 +264,10 @@ def test_a_repository_without_a_manifest_says_to_export(tmp_path: Path) -> None:
     assert serve.ended() == 1
     assert len(serve.lines) == 1
     assert "songstarter export" in serve.lines[0]
+
+
+def test_an_address_that_others_reach_is_refused_without_a_key(repository: Path, tmp_path: Path) -> None:
+    serve = Serve(repository, tmp_path / "run", "--host=0.0.0.0")
+    assert serve.ended() == 1
+    assert "--host 0.0.0.0 lets others reach the server, and there is no key" in serve.lines[-1]
+    assert not processes(tmp_path)
