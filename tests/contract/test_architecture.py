@@ -20,6 +20,8 @@ DOORWAYS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("songstarter/stages/session.py", "backends/onnxruntime/", "export/verify.py"),
     "triton_python_backend_utils": ("model_repository/", "backends/onnxruntime/"),
     "tritonclient": ("client/songstarter_client/",),
+    "grpc": ("client/songstarter_client/over_grpc.py",),
+    "aiohttp": ("client/songstarter_client/over_http.py",),
     "tokenizers": ("songstarter/faces/conditioning.py", "export/"),
     "soundfile": ("songstarter/audio_file.py", "songstarter/audio_stream.py"),
     "soxr": ("songstarter/resample.py",),
