@@ -62,17 +62,22 @@ class TritonPythonModel:
     def _send_all(self):
         while (item := self._outbox.get()) is not None:
             sender, response = item
-            flags = FINAL if response.last else 0
             try:
-                sender.send(_reply(response), flags=flags)
+                sender.send(_reply(response), flags=FINAL if response.last else 0)
             except Exception as error:  # the caller must hear something, and the others must still be served
-                with contextlib.suppress(Exception):
-                    sender.send(_failure(error), flags=flags)
+                self._send_again(sender, response, error)
             self._desk.delivered(response)
+
+    def _send_again(self, sender, response, error):
+        if not response.last:
+            self._desk.lost(response, error)
+            return
+        with contextlib.suppress(Exception):
+            sender.send(_failure(error), flags=FINAL)
 
 
 def _reply(response):
-    if isinstance(response.outcome, SongstarterError):
+    if isinstance(response.outcome, Exception):
         return _failure(response.outcome)
     tensors = outputs(response.variation, response.outcome)
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
