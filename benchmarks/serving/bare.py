@@ -25,7 +25,6 @@ from benchmarks.serving.records import Run
 from benchmarks.serving.scenario import Asked, Scenario
 from songstarter.array import Array
 from songstarter.engine.order import OrderDesk, Response
-from songstarter.errors import SongstarterError
 from songstarter.faces.face import Face
 from songstarter.faces.stages import Tensors
 from songstarter.faces.visits import Visit
@@ -54,10 +53,10 @@ class Engine:
     async def __call__(self, asked: Asked) -> Heard:
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
-        failures: list[SongstarterError] = []
+        failures: list[Exception] = []
 
         def deliver(response: Response) -> None:  # on the engine's thread
-            if isinstance(response.outcome, SongstarterError):
+            if isinstance(response.outcome, Exception):
                 failures.append(response.outcome)
             if response.last:
                 loop.call_soon_threadsafe(over.set_result, None)

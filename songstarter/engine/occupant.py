@@ -45,7 +45,7 @@ class Occupant:
 
     @property
     def known(self) -> Array:
-        """What a slot is filled with before the take plays: every column that stands but the last, which a step feeds."""
+        """What a slot is filled with before the take plays: all columns that stand but the last, fed by a step."""
         return self.grid.so_far[:, :-1]
 
     @property

@@ -28,10 +28,10 @@ MAX_FRAMES = 10**6  # of a take: more than five hours; what a caller may ask for
 
 @dataclass(frozen=True)
 class Response:
-    """What a take has to say to its order: a chunk or its error, and whether more will follow from any take."""
+    """A chunk of a take, or the error that ended its order; ``last`` when no take has more to say."""
 
     variation: int
-    outcome: Outcome
+    outcome: Chunk | Exception
     last: bool
     record: OrderRecord
 
@@ -79,13 +79,17 @@ class OrderDesk:
 
     def cancel(self, name: Array) -> None:
         """Let the takes of an order end at the next step; of one that is not under way, nothing is left to end."""
-        for take in self._under_way.get(_text(name), ()):
-            take.cancel()
+        _cancel(self._under_way.get(_text(name), ()))
 
     def delivered(self, response: Response) -> None:
         """Hear that a response is on its way, and note it in the log if it was an order's last."""
         if response.last:
             response.record.write()
+
+    def lost(self, response: Response, error: Exception) -> None:
+        """Hear that a response which is not the last could not be sent; the order ends with that error."""
+        response.record.note(error)
+        _cancel(response.record.takes)
 
     def readings(self) -> Readings:
         """The metrics of ``metrics.DECODER_FAMILIES``; any thread may ask, and one alone should."""
@@ -117,17 +121,22 @@ class OrderDesk:
     def _countdown(
         self, name: str, count: int, deliver: Deliver, record: OrderRecord
     ) -> Callable[[Take, Outcome], None]:
-        """What the takes of an order deliver to; the engine's thread alone does, so the count needs no lock."""
+        """What the takes of an order deliver to; the engine's thread alone does, so the count needs no lock.
+
+        An error ends the whole order, and is its last response: Triton hands on nothing that follows an error.
+        """
         left = count
 
         def hear(take: Take, outcome: Outcome) -> None:
             nonlocal left
             if isinstance(outcome, SongstarterError):
                 record.note(outcome)
+                _cancel(self._under_way[name])
             left -= isinstance(outcome, SongstarterError) or outcome.last
             if not left:
                 del self._under_way[name]
-            deliver(Response(take.variation, outcome, not left, record))
+            if not (left and record.error):
+                deliver(Response(take.variation, record.error or outcome, not left, record))
 
         return hear
 
@@ -192,6 +201,11 @@ class OrderDesk:
             )
             raise InvalidRequest("opening", found, allowed)
         return opening
+
+
+def _cancel(takes: Sequence[Take]) -> None:
+    for take in takes:
+        take.cancel()
 
 
 def _require_all(inputs: Mapping[str, Array]) -> None:

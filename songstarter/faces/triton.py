@@ -55,7 +55,7 @@ class TritonStages:
         return self._pb_utils.InferenceRequest(
             model_name=model,
             requested_output_names=names,
-            inputs=_to_triton(self._pb_utils, inputs),
+            inputs=to_triton(self._pb_utils, inputs),
             request_id=request_id,
         )
 
@@ -115,14 +115,14 @@ def settings_of(args: Mapping[str, str]) -> dict[str, float]:
 
 
 def _response(pb_utils: Any, outputs: Tensors) -> Any:
-    return pb_utils.InferenceResponse(_to_triton(pb_utils, outputs))
+    return pb_utils.InferenceResponse(to_triton(pb_utils, outputs))
 
 
 def _failure(pb_utils: Any, code: str, message: str) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
 
 
-def _to_triton(pb_utils: Any, tensors: Tensors) -> list[Any]:
+def to_triton(pb_utils: Any, tensors: Tensors) -> list[Any]:
     return [pb_utils.Tensor(name, array) for name, array in tensors.items()]
 
 

@@ -43,6 +43,7 @@ class CountingDecoder:
         if prefix.guided[0, 0] < 0:
             raise ValueError("a prefix that cannot be")
         self.begun += 1
+        self.memory[slot] = 0  # from now on, what was there is lost
         rows = [RowFilling(slot, prefix.guided, columns, 0)]
         return Filling(slot, rows, np.full(2, rows[0].length))
 
@@ -327,6 +328,29 @@ def test_an_opening_stands_at_the_head_of_the_song() -> None:
     run(engine)
     assert [row[:3] for row in ends.frames(take)] == opening.tolist()
     assert all(len(row) == 8 for row in ends.frames(take))
+
+
+def test_variations_that_get_slots_at_different_times_begin_alike_whoever_is_filled_meanwhile() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(3), PATTERN, max_waiting=20)
+    shared = beginning(5, frames=10)
+    variations = [Take(shared, GREEDY, 0, variation, 3, WHOLE, ends) for variation in range(2)]
+    engine.submit([make_take(1, ends, frames=5), make_take(2, ends, frames=6), *variations])
+    engine.submit([Take(beginning(3, positions=900), GREEDY, 0, 0, 1, WHOLE, ends)])  # goes first, and takes long
+    engine.submit([make_take(4, ends)])
+    run(engine)
+    assert ends.frames(variations[0]) == ends.frames(variations[1]) == solo(5)
+
+
+def test_a_long_beginning_is_filled_in_pieces_even_when_nobody_plays() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    take = Take(beginning(2, positions=1000), GREEDY, 0, 0, 3, WHOLE, ends)
+    engine.submit([take])
+    engine.step()
+    take.cancel()
+    engine.step()
+    assert isinstance(ends.error(take), Cancelled)
 
 
 class FlakyDecoder(CountingDecoder):

@@ -7,7 +7,6 @@ from collections.abc import Generator
 from pathlib import Path
 
 from songstarter.engine.order import OrderDesk, Response, outputs
-from songstarter.errors import SongstarterError
 from songstarter.faces.stages import Tensors
 from songstarter.stages.session import Session
 
@@ -41,7 +40,7 @@ class LocalStages:
             while not last:
                 response = responses.get()
                 last = response.last
-                if isinstance(response.outcome, SongstarterError):
+                if isinstance(response.outcome, Exception):
                     raise response.outcome
                 yield outputs(response.variation, response.outcome)
         finally:

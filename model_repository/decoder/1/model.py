@@ -3,7 +3,6 @@
 import contextlib
 import queue
 import threading
-from functools import partial
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
@@ -12,7 +11,7 @@ from songstarter.contract import CANCEL
 from songstarter.engine.order import OrderDesk, outputs
 from songstarter.errors import SongstarterError
 from songstarter.faces.replies import to_inner_wire
-from songstarter.faces.triton import settings_of
+from songstarter.faces.triton import settings_of, to_triton
 from songstarter.publisher import Publisher
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -54,28 +53,26 @@ class TritonPythonModel:
             self._desk.cancel(inputs[CANCEL.name])
             sender.send(flags=FINAL)
         else:
-            self._desk.accept(inputs, partial(self._deliver, sender), request_id)
-
-    def _deliver(self, sender, response):
-        self._outbox.put((sender, response))
+            self._desk.accept(inputs, lambda response: self._outbox.put((sender, response)), request_id)
 
     def _send_all(self):
         while (item := self._outbox.get()) is not None:
             sender, response = item
-            flags = FINAL if response.last else 0
             try:
-                sender.send(_reply(response), flags=flags)
+                sender.send(_reply(response), flags=FINAL if response.last else 0)
             except Exception as error:  # the caller must hear something, and the others must still be served
+                if not response.last:
+                    self._desk.lost(response, error)
+                    continue
                 with contextlib.suppress(Exception):
-                    sender.send(_failure(error), flags=flags)
+                    sender.send(_failure(error), flags=FINAL)
             self._desk.delivered(response)
 
 
 def _reply(response):
-    if isinstance(response.outcome, SongstarterError):
+    if isinstance(response.outcome, Exception):
         return _failure(response.outcome)
-    tensors = outputs(response.variation, response.outcome)
-    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
+    return pb_utils.InferenceResponse(to_triton(pb_utils, outputs(response.variation, response.outcome)))
 
 
 def _failure(error):
