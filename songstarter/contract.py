@@ -175,10 +175,13 @@ ORDER = (
 )
 CANCEL = Tensor("cancel", "STRING", (1,))  # comes alone: the name of an order that shall end
 DECODER_INPUTS = tuple(replace(tensor, optional=True) for tensor in (*ORDER, CANCEL))
+# A response has a chunk of one take, or else what ended the order: an error's code and message. It comes as a tensor
+# because Triton 24.10 loses an error that follows other responses of a call between models, and the call never ends.
 DECODER_OUTPUTS = (
     Tensor("variation", "INT32", (1,)),
     Tensor("first", "INT32", (1,)),  # the take's frame that stands first in `codes`
     Tensor("codes", "INT32", (-1, -1)),  # [codebook, frame]
+    Tensor("error", "STRING", (1,)),
 )
 
 INNER_OUTPUTS: dict[str, tuple[Tensor, ...]] = {

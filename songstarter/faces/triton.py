@@ -129,4 +129,7 @@ def to_triton(pb_utils: Any, tensors: Tensors) -> list[Any]:
 def _from_triton(response: Any) -> Tensors:
     if response.has_error():
         raise from_inner_wire(response.error().message())
-    return {tensor.name(): tensor.as_numpy().copy() for tensor in response.output_tensors()}
+    tensors = {tensor.name(): tensor.as_numpy().copy() for tensor in response.output_tensors()}
+    if "error" in tensors:  # contract.DECODER_OUTPUTS
+        raise from_inner_wire(tensors["error"].item().decode())
+    return tensors

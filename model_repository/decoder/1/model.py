@@ -5,6 +5,7 @@ import queue
 import threading
 from pathlib import Path
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from songstarter.contract import CANCEL
@@ -76,7 +77,8 @@ def _reply(response):
 
 
 def _failure(error):
+    """As a tensor, not as Triton's error: see contract.DECODER_OUTPUTS."""
     if not isinstance(error, SongstarterError):
         pb_utils.Logger.log_error(f"decoder: {type(error).__name__}: {error}")
-    code, message = to_inner_wire(error)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
+    _, text = to_inner_wire(error)
+    return pb_utils.InferenceResponse(to_triton(pb_utils, {"error": np.array([text.encode()], dtype=object)}))
