@@ -80,7 +80,7 @@ def input_tensors(
     return tuple(_tensor(field, given[field.name]) for field in of if _is_given(field, given))
 
 
-SENDABLE = {field.name: field for field in contract.STREAM_FIELDS if field.name != "output_encoding"}
+SENDABLE = {field.name: field for field in contract.FIELDS if field.name != "output_encoding"}
 
 
 def _is_given(field: Field, given: Mapping[str, object]) -> bool:
