@@ -29,6 +29,7 @@ __all__ = [
     "TimedOut",
     "Unavailable",
     "of_code",
+    "of_stream",
 ]
 
 LONGEST_MESSAGE = 500
@@ -78,6 +79,9 @@ _BY_CODE: Mapping[str, Callable[[str], SongstarterError]] = {
     "NOT_FOUND": NoServer,
     "DEADLINE_EXCEEDED": TimedOut,
     "CANCELLED": Cancelled,
+    # streams, whose errors begin with it
+    "INVALID_ARG": RefusedRequest,
+    "INTERNAL": RequestFailed,
     # HTTP, where Triton answers a cancelled request with 400 too
     "400": RefusedRequest,
     "503": Unavailable,
@@ -90,3 +94,9 @@ def of_code(code: str, message: str) -> SongstarterError:
     """The error for a gRPC code or HTTP status and the server's message, brought onto one line."""
     line = " ".join(message.split())
     return _BY_CODE.get(code, RequestFailed)(line[:LONGEST_MESSAGE])
+
+
+def of_stream(message: str) -> SongstarterError:
+    """The error in a stream, which has no code but the one in front of its message; without one the server failed."""
+    code, separator, rest = message.partition(": ")
+    return of_code(code, rest) if separator and code in _BY_CODE else of_code("INTERNAL", message)

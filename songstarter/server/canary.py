@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from songstarter import contract
 from songstarter.checkpoint import Checkpoint
+from songstarter.chunks import REACH
 from songstarter.contract import Tensor
 from songstarter.server.wire import HttpDoor
 
@@ -114,10 +115,16 @@ def _codec_encoder(checkpoint: Checkpoint) -> Canary:
 
 
 def _codec_decoder(checkpoint: Checkpoint) -> Canary:
-    block = checkpoint.codec.block_frames
-    codes, frames = contract.CODEC_DECODER_INPUTS
-    silence = np.zeros((1, checkpoint.codec.codebooks, block))
-    return Canary(contract.CODEC_DECODER, Body.of((codes, silence), (frames, np.full((1, 1), block))))
+    codec = checkpoint.codec
+    one = np.ones((1, 1))
+    inputs = {
+        "codes": np.zeros((1, codec.codebooks, 2 * REACH + 1)),
+        "frames": one,
+        "kept": 0 * one,
+        "memory": np.zeros((1, *codec.memory)),
+    }
+    body = Body.of(*((tensor, inputs[tensor.name]) for tensor in contract.CODEC_DECODER_INPUTS))
+    return Canary(contract.CODEC_DECODER, body)
 
 
 def _public_model(checkpoint: Checkpoint) -> Canary:
@@ -126,7 +133,7 @@ def _public_model(checkpoint: Checkpoint) -> Canary:
     return Canary(contract.PUBLIC_MODEL, Body.of((duration, np.array([-1.0]))), answers=(400, 503))
 
 
-# The decoder has none: it streams, which plain HTTP inference cannot ask for, and its process is watched.
+# Decoder and stream have none: plain HTTP inference cannot ask for several answers. Their processes are watched.
 _ROWS: dict[str, Callable[[Checkpoint], Canary]] = {
     contract.TEXT_ENCODER: _text_encoder,
     contract.MELODY_ENCODER: _melody_encoder,
