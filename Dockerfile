@@ -50,4 +50,5 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=60s --start-period=15m --retries=3 \
     CMD ["/opt/songstarter/bin/python", "/opt/songstarter/probe.py", "--every-model"]
 ENTRYPOINT ["/opt/songstarter/bin/songstarter"]
-CMD ["serve", "--repository=/models", "--run-directory=/run/songstarter"]
+# Reachable from outside its container, and so it wants a key: --env SONGSTARTER_KEY, or --without-key.
+CMD ["serve", "--repository=/models", "--run-directory=/run/songstarter", "--host=0.0.0.0"]

@@ -16,12 +16,13 @@ from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint, Device
 from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.engine import Engine
-from songstarter.engine.take import Beginning, Outcome, Take
+from songstarter.engine.take import Beginning, ChunkSizes, Outcome, Take
 from songstarter.errors import Cancelled, SongstarterError
 from songstarter.request import USUAL_PRIORITY, Sampling
 from songstarter.stages.decoder import DecoderStage, Prefix
 from songstarter.stages.device_decoder import DeviceDecoder
 from songstarter.stages.sampler import Columns, Draw
+from songstarter.windows import Window
 
 SAMPLING = Sampling()  # what a request gets that asks for nothing else: guidance 3, top-k 250
 SPARE_FRAMES = 16  # a take must not end while it is measured
@@ -77,11 +78,11 @@ TIMED: Mapping[str, type[Timed]] = {"cpu": TimedOnHost, "cuda": TimedOnDevice}
 
 @dataclass
 class Song:
-    """A take's end, if it came."""
+    """A take's chunk, which is all of it, or its error; once it came."""
 
     outcome: Outcome | None = None
 
-    def on_end(self, take: Take, outcome: Outcome) -> None:
+    def hear(self, take: Take, outcome: Outcome) -> None:
         self.outcome = outcome
 
 
@@ -112,10 +113,12 @@ class OurDecode:
         A prefix as long as the context brings them there; the songs share it, so that it is computed once.
         """
         start = first_context(context, steps)
-        beginning = Beginning(Prefix(self._guided[:start], self._null[:start]), None, steps + SPARE_FRAMES)
+        frames = steps + SPARE_FRAMES
+        beginning = Beginning([Prefix(self._guided[:start], self._null[:start])], None, [Window(0, frames, 0)])
         heard = [Song() for _ in range(songs)]
         takes = [
-            Take(beginning, SAMPLING, 0, variation, USUAL_PRIORITY, song.on_end) for variation, song in enumerate(heard)
+            Take(beginning, SAMPLING, 0, variation, USUAL_PRIORITY, ChunkSizes(frames, frames), song.hear)
+            for variation, song in enumerate(heard)
         ]
         self._engine.submit(takes)
         self._until_all_play(songs)

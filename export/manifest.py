@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from export.checkpoints import Loaded
+from export.codec_decoder import memory_of
 from export.melody_encoder import samples_of
 from songstarter.checkpoint import Checkpoint, Codec, Decoder, Device, Melody, Precision, Text
 from songstarter.contract import (
@@ -11,6 +12,7 @@ from songstarter.contract import (
     DECODER,
     MELODY_ENCODER,
     PUBLIC_MODEL,
+    STREAM_MODEL,
     TEXT_ENCODER,
 )
 
@@ -45,6 +47,7 @@ def describe(loaded: Loaded, precision: Precision, device: Device) -> Checkpoint
             codebooks=loaded.codec.quantizer.num_quantizers,
             codebook_size=codec.codebook_size,
             block_frames=BLOCK_FRAMES,
+            memory=memory_of(loaded.codec),
         ),
         decoder=_decoder(loaded, melody, precision, device),
         models=models_of(melody),
@@ -55,7 +58,7 @@ def describe(loaded: Loaded, precision: Precision, device: Device) -> Checkpoint
 def models_of(melody: Melody | None) -> tuple[str, ...]:
     """What Triton must load, in the order in which the stages depend on each other."""
     melody_models = (MELODY_ENCODER,) if melody else ()
-    return (TEXT_ENCODER, *melody_models, CODEC_ENCODER, CODEC_DECODER, DECODER, PUBLIC_MODEL)
+    return (TEXT_ENCODER, *melody_models, CODEC_ENCODER, CODEC_DECODER, DECODER, PUBLIC_MODEL, STREAM_MODEL)
 
 
 def _melody(loaded: Loaded) -> Melody | None:

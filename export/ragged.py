@@ -155,6 +155,11 @@ def twin(layer: nn.Module) -> nn.Module:
     return _TWINS[type(layer)](layer)
 
 
+def unpadded(original: EncodecConv1d) -> nn.Module:
+    """A convolution whose caller brings the columns on either side along."""
+    return _folded(original.conv, nn.Conv1d)
+
+
 def inside(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """One where a row has columns, zero behind its end: [batch, 1, time]."""
     return (torch.arange(x.shape[-1]) < lengths)[:, None].to(x.dtype)

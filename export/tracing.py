@@ -7,8 +7,11 @@ runs on other shapes than the example's.
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -38,8 +41,7 @@ def trace(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / MODEL_FILE
     before = {path, *folder.iterdir()}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with _unheard(), torch.no_grad():
         torch.onnx.export(
             module.eval(),
             tuple(examples),
@@ -58,6 +60,21 @@ def trace(
     large = sum(weight.nbytes for weight in module.state_dict().values()) > WHOLE_FILE_LIMIT
     onnx.save_model(model, path, save_as_external_data=large, location=WEIGHTS_FILE)
     return path
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Without the tracer's warnings: Python's, and those that it writes past Python."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
+            warnings.simplefilter("ignore")
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _open_axes(tensor: Tensor) -> dict[int, str]:

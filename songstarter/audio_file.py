@@ -39,6 +39,8 @@ UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's word for a header that does not say
 # Synthetic sound should say so where a machine can read it; the term is IPTC's digital source type.
 MARK = "AI-generated music; digitalSourceType=trainedAlgorithmicMedia"
 
+MP3 = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": 0.0}  # 320 kbit/s
+
 DATA_URI = re.compile(rb"data:([^,]*),", re.IGNORECASE)
 URL = re.compile(rb"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 WHITE_SPACE = b" \t\r\n"
@@ -163,16 +165,20 @@ def _too_long(found: str, seconds: float, field: str) -> InvalidRequest:
     return InvalidRequest(field, Description(found), f"at most {seconds:.6g} seconds")
 
 
-def _wav(waveform: Waveform) -> bytes:
+def pcm16(samples: Samples) -> npt.NDArray[np.int16]:
+    """Samples as whole numbers of 16 bits."""
     # libsndfile rounds floats down; ffmpeg, and so the original, to the nearest.
-    steps = np.rint(waveform.samples.astype(np.float64) * 2**15)
-    pcm = np.clip(steps, -(2**15), 2**15 - 1).astype(np.int16)
-    return _written(pcm, waveform.rate, format="WAV", subtype="PCM_16")
+    steps = np.rint(samples.astype(np.float64) * 2**15)
+    pcm: npt.NDArray[np.int16] = np.clip(steps, -(2**15), 2**15 - 1).astype(np.int16)
+    return pcm
+
+
+def _wav(waveform: Waveform) -> bytes:
+    return _written(pcm16(waveform.samples), waveform.rate, format="WAV", subtype="PCM_16")
 
 
 def _mp3(waveform: Waveform) -> bytes:
-    settings = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": 0.0}
-    return _written(np.clip(waveform.samples, -1, 1), waveform.rate, format="MP3", **settings)
+    return _written(np.clip(waveform.samples, -1, 1), waveform.rate, **MP3)
 
 
 ENCODERS: dict[str, Callable[[Waveform], bytes]] = {"wav": _wav, "mp3": _mp3}

@@ -46,7 +46,8 @@ class Codec:
 
     codebooks: int
     codebook_size: int
-    block_frames: int  # waveforms and codes are padded to whole blocks, so that different ones share a batch
+    block_frames: int  # waveforms are padded to whole blocks, so that different ones share a batch
+    memory: tuple[int, int]  # rows and channels of what its decoder hands from chunk to chunk
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,11 @@ class Checkpoint:
 
     @classmethod
     def _parse(cls, facts: dict[str, Any]) -> Checkpoint:
-        melody = facts.pop("melody")
+        melody, codec = facts.pop("melody"), facts.pop("codec")
         return cls(
             text=Text(**facts.pop("text")),
             melody=Melody(**melody) if melody else None,
-            codec=Codec(**facts.pop("codec")),
+            codec=Codec(**codec | {"memory": tuple(codec["memory"])}),
             decoder=Decoder(**facts.pop("decoder")),
             delays=tuple(facts.pop("delays")),
             models=tuple(facts.pop("models")),

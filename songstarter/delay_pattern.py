@@ -63,6 +63,7 @@ class Grid:
             known[:, :start] = opening
         self._pattern = pattern
         self._columns = pattern.to_columns(known)
+        self._opening = start
         self._next = start + 1
 
     @property
@@ -85,6 +86,11 @@ class Grid:
         self._columns[:, self._next] = np.where(target == UNKNOWN, column, target)
         self._next += 1
 
-    def frames(self) -> Array:
-        """All frames, [codebook, frame], once the grid is done."""
-        return self._pattern.to_frames(self._columns)
+    @property
+    def complete(self) -> int:
+        """How many frames have all their codes, from the first on."""
+        return max(self._opening, self._next - 1 - max(self._pattern.delays))
+
+    def frames(self, start: int, stop: int) -> Array:
+        """Frames ``start`` to ``stop``, [codebook, frame], which must be complete."""
+        return self._pattern.to_frames(self._columns[:, start : stop + max(self._pattern.delays) + 1])

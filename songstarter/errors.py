@@ -5,6 +5,8 @@ SongstarterError
 ├── Unavailable            the service cannot take the request now              (UNAVAILABLE)
 ├── TakeFailed             a take could not be finished; others go on           (INTERNAL)
 ├── Cancelled              the caller went away or asked to stop                (CANCELLED)
+├── DeadlineExceeded       the time that the caller gave has passed             (UNAVAILABLE)
+├── UnusableKey            the key of a server is missing, or is none
 ├── ReplayRefused          a captured graph was asked to run on memory that it does not know
 ├── CheckpointError        a checkpoint or an export cannot be used
 │   ├── UnsafeCheckpoint   a pickle holds more than tensors and plain values
@@ -53,6 +55,19 @@ class Cancelled(SongstarterError):
     """The caller went away, or asked to stop, before the take was done."""
 
     triton_code = "CANCELLED"
+
+
+class DeadlineExceeded(SongstarterError):
+    """The caller's own bound on the time passed before the answer was there.
+
+    Triton has no code for it. Over HTTP, CANCELLED is 400, which would blame the caller; UNAVAILABLE is 503.
+    """
+
+    triton_code = "UNAVAILABLE"
+
+
+class UnusableKey(SongstarterError):
+    """A key is missing where one is needed, or what was given is no key."""
 
 
 class ReplayRefused(SongstarterError):

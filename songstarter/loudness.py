@@ -1,5 +1,7 @@
 """Loudness in LUFS, and the four ways to bring a take to a level (spec 5 and 5.1).
 
+Each way is a meter: it hears a take, in one piece or many, and knows the gain for what it has heard so far.
+
 Three deviations from the original, all where it would give NaN or fail: silence stays silence, a signal
 shorter than one block is measured as one block, and a signal of which the gates leave nothing keeps its
 level.
@@ -10,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -52,10 +55,11 @@ class Biquad:
         a0, a1, a2 = a
         return cls((b0 / a0, b1 / a0, b2 / a0), (1.0, a1 / a0, a2 / a0))
 
-    def clamped(self, samples: Precise) -> Precise:
-        """Samples [channel, sample] filtered from rest, then cut to +-1 as torchaudio's filters do."""
-        filtered: Precise = lfilter(self.b, self.a, samples, axis=-1)
-        return np.clip(filtered, -1.0, 1.0)
+    def clamped(self, samples: Precise, state: Precise) -> tuple[Precise, Precise]:
+        """Samples [channel, sample] filtered from a state [channel, 2] (zeros: from rest), then cut to +-1 as
+        torchaudio's filters do; and the state that they leave."""
+        filtered, state = lfilter(self.b, self.a, samples, axis=-1, zi=state)
+        return np.clip(filtered, -1.0, 1.0), state
 
 
 def high_shelf(rate: int) -> Biquad:
@@ -83,16 +87,140 @@ def high_pass(rate: int) -> Biquad:
     )
 
 
+class Meter(Protocol):
+    """Hears a take; ``ceiling`` is what its samples are cut to after the gain."""
+
+    ceiling: float
+
+    def hear(self, samples: Samples) -> None:
+        """The next samples [channel, sample]."""
+
+    @property
+    def gain(self) -> float:
+        """What brings all that was heard to its level; 1 where there is nothing to bring."""
+
+
+class Unchanged:
+    """Of clip: the level stays as it is."""
+
+    ceiling = PEAK
+    gain = 1.0
+
+    def hear(self, samples: Samples) -> None:
+        pass
+
+
+class Peak:
+    """The highest sample of all channels."""
+
+    ceiling = PEAK
+
+    def __init__(self) -> None:
+        self._highest = 0.0
+
+    def hear(self, samples: Samples) -> None:
+        self._highest = max(self._highest, float(np.abs(samples).max(initial=0)))
+
+    @property
+    def gain(self) -> float:
+        return PEAK / self._highest if self._highest else 1.0
+
+
+class Power:
+    """The mean square of every sample, as a sum that goes on."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def hear(self, samples: Samples) -> None:
+        self._sum += float(np.square(samples, dtype=np.float64).sum())
+        self._count += samples.size
+
+    @property
+    def rms(self) -> float:
+        return math.sqrt(self._sum / self._count) if self._count else 0.0
+
+
+class Rms:
+    """Measured on the mono mix, so channels that cancel are driven into the clip, as in the original."""
+
+    ceiling = 1.0
+
+    def __init__(self) -> None:
+        self._mix = Power()
+
+    def hear(self, samples: Samples) -> None:
+        self._mix.hear(samples.mean(axis=0))
+
+    @property
+    def gain(self) -> float:
+        return RMS / self._mix.rms if self._mix.rms else 1.0
+
+
+class Loudness:
+    """Integrated loudness (spec 5.1): mean squares of the weighted signal in blocks of 0.4 s that overlap by 0.3 s."""
+
+    ceiling = 1.0
+
+    def __init__(self, rate: int) -> None:
+        self._filters = (high_shelf(rate), high_pass(rate))
+        self._block = round(BLOCK_SECONDS * rate)
+        self._hop = round(self._block / HOPS_PER_BLOCK)
+        self._power = Power()
+        self._states: list[Precise] = []
+        self._rest: Precise = np.zeros((0, 0))  # weighted samples from the start of the next block on
+        self._energies: list[Precise] = []  # [channel] of each block, ten a second
+
+    def hear(self, samples: Samples) -> None:
+        if not self._states:
+            self._states = [np.zeros((len(samples), 2)) for _ in self._filters]
+            self._rest = np.zeros((len(samples), 0))
+        self._power.hear(samples)
+        weighted: Precise = samples.astype(np.float64)
+        for index, biquad in enumerate(self._filters):
+            weighted, self._states[index] = biquad.clamped(weighted, self._states[index])
+        self._rest = np.concatenate([self._rest, weighted], axis=1)
+        if self._rest.shape[1] >= self._block:
+            energies = _energies(self._rest, self._block, self._hop)
+            self._energies += list(energies.T)
+            self._rest = self._rest[:, energies.shape[1] * self._hop :]
+
+    @property
+    def lufs(self) -> float:
+        """NaN where the gates leave nothing, as in silence."""
+        blocks = np.array(self._energies).T if self._energies else self._one_block()
+        loudness = _loudness(blocks)
+        loud_enough = loudness > ABSOLUTE_GATE
+        if not loud_enough.any():
+            return math.nan
+        relative_gate = _loudness(blocks[:, loud_enough].mean(axis=1)) + RELATIVE_GATE
+        kept = blocks[:, loud_enough & (loudness > relative_gate)]
+        return float(_loudness(kept.mean(axis=1)))
+
+    @property
+    def gain(self) -> float:
+        level = self.lufs if self._power.rms >= QUIET else math.nan
+        return 1.0 if math.isnan(level) else from_decibels(TARGET_LUFS - level)
+
+    def _one_block(self) -> Precise:
+        """What is shorter than a block is measured as one."""
+        length = self._rest.shape[1]
+        return _energies(self._rest, length, length) if length else self._rest
+
+
+METERS: dict[str, Callable[[int], Meter]] = {
+    "loudness": Loudness,
+    "clip": lambda rate: Unchanged(),
+    "peak": lambda rate: Peak(),
+    "rms": lambda rate: Rms(),
+}
+
+
 def lufs(waveform: Waveform) -> float:
     """Integrated loudness (spec 5.1); NaN where the gates leave nothing, as in silence."""
-    blocks = _block_energies(waveform)
-    loudness = _loudness(blocks)
-    loud_enough = loudness > ABSOLUTE_GATE
-    if not loud_enough.any():
-        return math.nan
-    relative_gate = _loudness(blocks[:, loud_enough].mean(axis=1)) + RELATIVE_GATE
-    kept = blocks[:, loud_enough & (loudness > relative_gate)]
-    return float(_loudness(kept.mean(axis=1)))
+    meter = Loudness(waveform.rate)
+    meter.hear(waveform.samples)
+    return meter.lufs
 
 
 def normalize(waveform: Waveform, strategy: str) -> Waveform:
@@ -101,42 +229,28 @@ def normalize(waveform: Waveform, strategy: str) -> Waveform:
     Raises:
         TakeFailed: a sample is infinite or not a number.
     """
-    if not np.isfinite(waveform.samples).all():
-        raise TakeFailed("the codec gave samples that are not finite: nothing to normalise")
+    require_finite(waveform.samples)
     if not waveform.samples.any():
         return waveform
-    return replace(waveform, samples=STRATEGIES[strategy](waveform))
+    meter = METERS[strategy](waveform.rate)
+    meter.hear(waveform.samples)
+    return replace(waveform, samples=scaled(waveform.samples, meter.gain, meter.ceiling))
 
 
-def _to_loudness(waveform: Waveform) -> Samples:
-    if math.sqrt(_mean_square(waveform.samples)) < QUIET:
-        return waveform.samples
-    level = lufs(waveform)
-    gain = 1.0 if math.isnan(level) else from_decibels(TARGET_LUFS - level)
-    return _hard_clip(_scaled(waveform.samples, gain))
+def require_finite(samples: Samples) -> None:
+    """Raise unless every sample is a number.
+
+    Raises:
+        TakeFailed: one is infinite or not a number.
+    """
+    if not np.isfinite(samples).all():
+        raise TakeFailed("the codec gave samples that are not finite: nothing to normalise")
 
 
-def _to_clip(waveform: Waveform) -> Samples:
-    return np.clip(waveform.samples, np.float32(-PEAK), np.float32(PEAK))
-
-
-def _to_peak(waveform: Waveform) -> Samples:
-    return _scaled(waveform.samples, PEAK / float(np.abs(waveform.samples).max()))
-
-
-def _to_rms(waveform: Waveform) -> Samples:
-    """Measured on the mono mix, so channels that cancel are driven into the clip, as in the original."""
-    mix = _mean_square(waveform.samples.mean(axis=0))
-    gain = RMS / math.sqrt(mix) if mix > 0 else 1.0
-    return _hard_clip(_scaled(waveform.samples, gain))
-
-
-STRATEGIES: dict[str, Callable[[Waveform], Samples]] = {
-    "loudness": _to_loudness,
-    "clip": _to_clip,
-    "peak": _to_peak,
-    "rms": _to_rms,
-}
+def scaled(samples: Samples, gain: float | Precise, ceiling: float) -> Samples:
+    """Computed in float64: the gain of a nearly silent take does not fit a float32."""
+    louder: Samples = (samples.astype(np.float64) * gain).astype(np.float32)
+    return np.clip(louder, np.float32(-ceiling), np.float32(ceiling))
 
 
 def _corner(hertz: float, quality: float, rate: int) -> tuple[float, float]:
@@ -145,16 +259,11 @@ def _corner(hertz: float, quality: float, rate: int) -> tuple[float, float]:
     return math.cos(omega), math.sin(omega) / (2 * quality)
 
 
-def _block_energies(waveform: Waveform) -> Precise:
-    """Mean squares [channel, block] of the weighted signal, in blocks of 0.4 s that overlap by 0.3 s."""
-    samples = waveform.samples.astype(np.float64)
-    weighted = high_pass(waveform.rate).clamped(high_shelf(waveform.rate).clamped(samples))
-    block = round(BLOCK_SECONDS * waveform.rate)
-    hop = round(block / HOPS_PER_BLOCK)
-    windows = np.lib.stride_tricks.sliding_window_view(weighted, min(block, waveform.length), axis=-1)
-    blocks = windows[:, ::hop]
+def _energies(weighted: Precise, block: int, hop: int) -> Precise:
+    """Mean squares [channel, block] of every whole block of samples [channel, sample]."""
+    blocks = np.lib.stride_tricks.sliding_window_view(weighted, block, axis=-1)[:, ::hop]
     # einsum reads the overlapping blocks in place; a mean of squares would write each sample out four times
-    energies: Precise = np.einsum("cbs,cbs->cb", blocks, blocks) / blocks.shape[-1]
+    energies: Precise = np.einsum("cbs,cbs->cb", blocks, blocks) / block
     return energies
 
 
@@ -164,16 +273,3 @@ def _loudness(energies: Precise) -> Precise:
     with np.errstate(divide="ignore"):
         loudness: Precise = OFFSET + 10 * np.log10(np.tensordot(weights, energies, axes=1))
     return loudness
-
-
-def _mean_square(samples: Samples) -> float:
-    return float(np.square(samples, dtype=np.float64).mean())
-
-
-def _scaled(samples: Samples, gain: float) -> Samples:
-    """Computed in float64: the gain of a nearly silent take does not fit a float32."""
-    return (samples.astype(np.float64) * gain).astype(np.float32)
-
-
-def _hard_clip(samples: Samples) -> Samples:
-    return np.clip(samples, np.float32(-1), np.float32(1))

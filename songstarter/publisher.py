@@ -1,7 +1,7 @@
 """Carries readings over to Triton's metrics, once a second and on a thread of its own.
 
 Every call into Triton is a round trip to another process. So whoever counts does it in plain Python, and only what
-changed is carried over.
+changed is carried over: as a difference, gauges too, since the two public models' processes share each series.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ class Metric(Protocol):
     """One series of Triton's."""
 
     def increment(self, value: float, /) -> None: ...
-
-    def set(self, value: float, /) -> None: ...
 
     def observe(self, value: float, /) -> None: ...
 
@@ -83,13 +81,9 @@ class Publisher:
 
     def _tell(self, series: Series, value: float) -> None:
         metric, told = self._metric(series), self._told.get(series, 0)
-        if value == told:
-            return
-        if series.family.kind == "COUNTER":
+        if value != told:
             metric.increment(value - told)
-        else:
-            metric.set(value)
-        self._told[series] = value
+            self._told[series] = value
 
     def _metric(self, series: Series) -> Metric:
         if series not in self._metrics:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from songstarter.contract import ENCODINGS, FIELDS, FORMATS, NORMALIZATIONS, Field
+from songstarter.contract import FIELDS, Datatype, Field
 from songstarter.errors import Description, InvalidRequest
 
 MAX_SEED = 2**32 - 1
@@ -18,11 +18,21 @@ MAX_TEMPERATURE = 5.0
 MAX_GUIDANCE = 20.0
 MAX_OUTPUTS = 8
 MAX_PROMPT_BYTES = 8192
+MAX_DEADLINE = 86_400  # seconds
 MICROSECONDS = 6  # digits of a second; fp32 keeps about as many
 RANDOM_SEED = -1
 TO_THE_END = -1.0
 PRIORITIES = range(1, 6)  # 1 goes first
 USUAL_PRIORITY = 3
+CHUNKS = SHORTEST_CHUNK, LONGEST_CHUNK = 0.1, 30.0  # seconds
+
+KINDS: dict[Datatype, tuple[type | tuple[type, ...], str]] = {
+    "STRING": ((str, bytes), "text or bytes"),
+    "FP32": ((int, float), "a number"),
+    "INT32": (int, "a whole number"),
+    "INT64": (int, "a whole number"),
+    "BOOL": (bool, "true or false"),
+}
 
 Number = TypeVar("Number", int, float)
 
@@ -74,10 +84,14 @@ class Request:
     variations: int
     encoding: str
     priority: int
+    deadline: float | None  # seconds from its arrival
+    chunk_seconds: float  # of a stream
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], *, shortest: float, longest: float) -> Request:
-        """Make a request of plain values by the names of ``contract.FIELDS`` and ``contract.PARAMETERS``.
+    def parse(
+        cls, values: Mapping[str, Any], *, shortest: float, longest: float, fields: Sequence[Field] = FIELDS
+    ) -> Request:
+        """Make a request of plain values by the names of ``fields`` and ``contract.PARAMETERS``.
 
         Absent ones take their default.
 
@@ -86,7 +100,7 @@ class Request:
         Raises:
             InvalidRequest: a value is not allowed; the message names the field.
         """
-        given = {field.name: _plain(field, values.get(field.name)) for field in FIELDS}
+        given = {field.name: _plain(field, values.get(field.name)) for field in fields}
         if given["continuation"] and given["input_audio"] is None:
             raise InvalidRequest("input_audio", Description("nothing"), "an audio file when continuation is true")
         end = given["continuation_end"]
@@ -96,13 +110,15 @@ class Request:
             continuation=given["continuation"],
             slice=Slice(given["continuation_start"], None if end == TO_THE_END else end),
             duration=_duration(given["duration"], shortest, longest),
-            normalization=_one_of("normalization_strategy", given["normalization_strategy"], NORMALIZATIONS),
+            normalization=given["normalization_strategy"],
             sampling=Sampling(given["temperature"], given["top_k"], given["top_p"], given["classifier_free_guidance"]),
-            audio_format=_one_of("output_format", given["output_format"], FORMATS),
+            audio_format=given["output_format"],
             seed=_seed(given["seed"]),
             variations=_within("num_outputs", given["num_outputs"], 1, MAX_OUTPUTS),
-            encoding=_one_of("output_encoding", given["output_encoding"], ENCODINGS),
+            encoding=given["output_encoding"],
             priority=_priority(values.get("priority", USUAL_PRIORITY)),
+            deadline=_deadline(values.get("deadline")),
+            chunk_seconds=_within("chunk_seconds", given.get("chunk_seconds", LONGEST_CHUNK), *CHUNKS),
         )
 
 
@@ -110,10 +126,25 @@ def _plain(field: Field, value: Any) -> Any:
     """A field's value or default; text arrives as bytes and leaves as str, all but the audio."""
     if value is None:
         return field.default
+    _check_kind(field, value)
     if field.datatype != "STRING":
         return value
-    data = value.encode() if isinstance(value, str) else value
-    return (data or None) if field.name == "input_audio" else _text(field.name, data)
+    data = _bytes(field.name, value)
+    return (data or None) if field.name == "input_audio" else _one_of(field, _text(field.name, data))
+
+
+def _check_kind(field: Field, value: Any) -> None:
+    """Triton checks what comes as a tensor, but what comes otherwise may be any JSON value."""
+    kinds, allowed = KINDS[field.datatype]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and field.datatype != "BOOL"):
+        raise InvalidRequest(field.name, Description(f"a value of type {type(value).__name__}"), allowed)
+
+
+def _bytes(name: str, value: str | bytes) -> bytes:
+    try:
+        return value.encode() if isinstance(value, str) else value
+    except UnicodeEncodeError:
+        raise InvalidRequest(name, Description("a lone surrogate"), "UTF-8 text") from None
 
 
 def _text(name: str, data: bytes) -> str:
@@ -154,13 +185,23 @@ def _priority(value: Any) -> int:
     return value
 
 
+def _deadline(value: Any) -> float | None:
+    """As with ``_priority``, any JSON value may come."""
+    if value is None:
+        return None
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not 0 < value <= MAX_DEADLINE:
+        raise InvalidRequest("deadline", value, f"seconds, more than 0 and at most {MAX_DEADLINE}")
+    return float(value)
+
+
 def _within(name: str, value: Number, least: float, most: float) -> Number:
     if not least <= value <= most:  # False for NaN too
         raise InvalidRequest(name, value, f"{least:g} to {most:g}")
     return value
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise InvalidRequest(name, value, "one of " + ", ".join(allowed))
+def _one_of(field: Field, value: str) -> str:
+    if field.choices and value not in field.choices:
+        raise InvalidRequest(field.name, value, "one of " + ", ".join(field.choices))
     return value

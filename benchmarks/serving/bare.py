@@ -13,7 +13,7 @@ import argparse
 import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,17 +24,14 @@ from benchmarks.serving.load import Bounds, Sender, closed_loop
 from benchmarks.serving.records import Run
 from benchmarks.serving.scenario import Asked, Scenario
 from songstarter.array import Array
-from songstarter.checkpoint import Checkpoint
 from songstarter.engine.order import OrderDesk, Response
-from songstarter.errors import SongstarterError
-from songstarter.faces.conditioning import Conditioner, load_tokenizer
+from songstarter.faces.face import Face
 from songstarter.faces.stages import Tensors
-from songstarter.request import Request
+from songstarter.faces.visits import Visit
 from songstarter.stages.session import Session
 
 PARAMETER = re.compile(r'parameters \{ key: "(\w+)" value \{ string_value: "(\d+)" \} \}')
 CONFIG = Path("decoder/config.pbtxt")
-MOST_AUDIO_SECONDS = 600.0
 
 Order = Mapping[str, Array]
 
@@ -56,16 +53,16 @@ class Engine:
     async def __call__(self, asked: Asked) -> Heard:
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
-        failures: list[SongstarterError] = []
+        failures: list[Exception] = []
 
         def deliver(response: Response) -> None:  # on the engine's thread
-            if isinstance(response.outcome, SongstarterError):
+            if isinstance(response.outcome, Exception):
                 failures.append(response.outcome)
             if response.last:
                 loop.call_soon_threadsafe(over.set_result, None)
 
-        order = self._orders[asked.number % self._deck]
-        self._desk.accept({**order, "seed": np.array([asked.fields["seed"]], np.int64)}, deliver)
+        own = {"seed": np.array([asked.fields["seed"]], np.int64), "order": np.array([b"%d" % asked.number], object)}
+        self._desk.accept({**self._orders[asked.number % self._deck], **own}, deliver)
         await over
         if failures:
             raise failures[0]
@@ -76,30 +73,9 @@ class Engine:
 
 
 def orders(repository: Path, scenario: Scenario) -> list[Order]:
-    """What the public model would send to the decoder for each card of the deck (``contract.DECODER_INPUTS``)."""
-    checkpoint = Checkpoint.read(repository)
-    tokenizer = load_tokenizer(repository)
-    conditioner = Conditioner(checkpoint, tokenizer, Encoders(repository), max_audio_seconds=MOST_AUDIO_SECONDS)
-    return [_order(checkpoint, conditioner, asked) for asked in scenario.first()]
-
-
-def _order(checkpoint: Checkpoint, conditioner: Conditioner, asked: Asked) -> Order:
-    values = {"prompt": asked.prompt, **asked.fields}
-    request = Request.parse(values, shortest=1 / checkpoint.frames_per_second, longest=checkpoint.window_seconds)
-    conditions = conditioner.condition(request)
-    plain = {
-        "frames": checkpoint.frames_in(request.duration),
-        "variations": request.variations,
-        "seed": request.seed,
-        "temperature": request.sampling.temperature,
-        "top_k": request.sampling.top_k,
-        "top_p": request.sampling.top_p,
-        "guidance": request.sampling.guidance,
-        "priority": request.priority,
-    }
-    order = {name: np.array([value]) for name, value in plain.items()}
-    order |= {"prefix": conditions.prefix, "null_prefix": conditions.null_prefix}
-    return order if conditions.opening is None else order | {"opening": conditions.opening.astype(np.int32)}
+    """What the public model would send to the decoder for each card of the deck."""
+    face = Face(repository, Encoders(repository))
+    return [face.prepare({"prompt": asked.prompt, **asked.fields}, Visit("bare"))[1] for asked in scenario.first()]
 
 
 class Encoders:
@@ -114,7 +90,7 @@ class Encoders:
             self._sessions[model] = Session(self._repository / model / "1" / "model.onnx")
         return self._sessions[model].run(inputs)
 
-    def decode(self, inputs: Tensors) -> Iterator[Tensors]:
+    def decode(self, inputs: Tensors) -> Generator[Tensors, None, None]:
         raise NotImplementedError("what is to be decoded goes to the engine directly")
 
 

@@ -27,6 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     server = parser.add_argument_group("server").add_mutually_exclusive_group(required=True)
     server.add_argument("--url", metavar="HOST:PORT", help="its gRPC address, or http://HOST:PORT")
     server.add_argument("--serve", type=Path, metavar="REPOSITORY", help="start one with this repository for the run")
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="its key (or in SONGSTARTER_KEY_FILE or SONGSTARTER_KEY)"
+    )
     _configure_load(parser.add_argument_group("load"))
     _configure_reports(parser.add_argument_group("reports"))
 
@@ -100,6 +103,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     from benchmarks.serving.load import Bounds
     from benchmarks.serving.plan import Plan
     from benchmarks.serving.scenario import Scenario
+    from songstarter.key import Key
 
     rates, find_knee = args.rate
     concurrency = args.concurrency or (() if rates or find_knee else DEFAULT_CONCURRENCY)
@@ -109,6 +113,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         bounds=Bounds(args.seconds, args.requests, args.warmup),
         url=args.url,
         serve=args.serve,
+        key=None if args.serve else Key.given(args.key_file),
         statistics=args.statistics,
         concurrency=concurrency,
         rates=rates,

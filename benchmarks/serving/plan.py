@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.serving.load import Bounds
 from benchmarks.serving.scenario import Scenario
+from songstarter.key import Key
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Plan:
     bounds: Bounds
     url: str | None = None
     serve: Path | None = None
+    key: Key | None = None  # the server's, where it asks for one
     statistics: str | None = None  # HOST:PORT of Triton's HTTP; None: guessed from the URL
     concurrency: Sequence[int] = ()
     rates: Sequence[float] = ()

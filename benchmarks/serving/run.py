@@ -80,19 +80,19 @@ def measure(plan: Plan, progress: Progress, exporter: Exporter | None = None) ->
         if plan.serve is not None:
             url, statistics = _serve(plan.serve, progress, stack)
         url = url or "127.0.0.1:8001"
-        bench = Bench(plan, url, TritonStatistics(statistics or http_address(url)), progress, exporter)
+        bench = Bench(plan, url, TritonStatistics(statistics or http_address(url), plan.key), progress, exporter)
         return asyncio.run(bench.run())
 
 
 def _serve(repository: Path, progress: Progress, stack: ExitStack) -> tuple[str, str]:
     """Start a server that lives as long as the stack: its gRPC and HTTP addresses."""
-    from songstarter.server.launch import ADDRESS, Ports
+    from songstarter.server.launch import Ports
     from songstarter.server.server import Server
 
     run_directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="songstarter-bench-")))
     progress.say(f"starting Triton with {repository}")
     server = stack.enter_context(Server(repository, Ports.free(), run_directory, tell=progress.say))
-    return server.grpc_url, f"{ADDRESS}:{server.ports.http}"
+    return server.grpc_url, server.http_url.removeprefix("http://")
 
 
 def http_address(url: str) -> str:
@@ -115,7 +115,8 @@ class Bench:
         self._findings = Findings()
 
     async def run(self) -> Findings:
-        async with AsyncClient(self._url, timeout=self._plan.timeout) as client:
+        key = self._plan.key
+        async with AsyncClient(self._url, timeout=self._plan.timeout, key=key.text if key else None) as client:
             await client.wait_ready(READY_TIMEOUT)
             self._ask = Unary(client)
             self._note_server()

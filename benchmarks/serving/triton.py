@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from songstarter.errors import SongstarterError
+from songstarter.key import Key
 
 TIMEOUT = 5.0
 NANOSECONDS_PER_MS = 1e6
@@ -53,10 +54,11 @@ class Stretch:
 
 
 class TritonStatistics:
-    """The statistics of the server whose HTTP port is ``address`` (HOST:PORT)."""
+    """The statistics of the server whose HTTP port is ``address`` (HOST:PORT), and its key, where it asks for one."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, key: Key | None = None) -> None:
         self._address = address
+        self._headers = key.http_headers if key else {}
 
     def snapshot(self) -> Snapshot:
         """Every loaded model's counters as they stand.
@@ -75,7 +77,7 @@ class TritonStatistics:
     def _get(self, path: str) -> dict[str, Any]:
         connection = http.client.HTTPConnection(self._address, timeout=TIMEOUT)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=self._headers)
             answer = connection.getresponse()
             body = answer.read()
             if answer.status != http.client.OK:

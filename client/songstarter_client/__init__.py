@@ -1,10 +1,12 @@
-"""The client of a Songstarter server: `Client`, `AsyncClient`, the `Song` they return and what can go wrong."""
+"""The client of a Songstarter server: `Client`, `AsyncClient`, the `Song` or `Chunk`s that come, what can go wrong."""
 
+from songstarter_client.chunk import Chunk
 from songstarter_client.client import AsyncClient, Client
 from songstarter_client.errors import (
     Cancelled,
     InvalidRequest,
     NoServer,
+    RefusedKey,
     RefusedRequest,
     RequestFailed,
     SongstarterError,
@@ -16,9 +18,11 @@ from songstarter_client.song import Song
 __all__ = [
     "AsyncClient",
     "Cancelled",
+    "Chunk",
     "Client",
     "InvalidRequest",
     "NoServer",
+    "RefusedKey",
     "RefusedRequest",
     "RequestFailed",
     "Song",

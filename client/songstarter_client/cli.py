@@ -13,6 +13,10 @@ from typing import Any, cast
 
 from songstarter import contract
 from songstarter.contract import Datatype, Field
+from songstarter.errors import Description
+from songstarter.key import Key
+from songstarter_client.chunk import Chunk
+from songstarter_client.cli_stream import STDOUT, stream
 from songstarter_client.client import TIMEOUT, Client
 from songstarter_client.errors import InvalidRequest, SongstarterError, TimedOut, Unavailable
 from songstarter_client.fields import SENDABLE, Fields
@@ -31,7 +35,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 EPILOG = """\
 exit codes:
-  0    the files are written, their paths on stdout
+  0    the files are written, their paths on stdout (or, with --stream -o -, the song itself)
   1    the server failed, or a file could not be written
   2    bad usage, or a request that is not allowed
   3    no server, or a server that cannot take the request now
@@ -40,7 +44,7 @@ exit codes:
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "normalization_strategy": contract.NORMALIZATIONS,
-    "output_format": contract.FORMATS,
+    "output_format": contract.STREAM_FORMATS,
 }
 FLAG_KINDS: Mapping[Datatype, dict[str, Any]] = {
     "STRING": {"type": str, "metavar": "FILE"},
@@ -50,6 +54,7 @@ FLAG_KINDS: Mapping[Datatype, dict[str, Any]] = {
     "BOOL": {"action": "store_const", "const": True},
 }
 FLAGS = tuple(field for field in SENDABLE.values() if field.name != "prompt")
+(CHUNK_SECONDS,) = (field for field in contract.STREAM_FIELDS if field.name == "chunk_seconds")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +85,13 @@ def _configure_output(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "-o", "--out", metavar="DIR", type=Path, default=Path(), help="folder for the files (default: .)"
     )
+    output.add_argument(
+        "--stream",
+        action="store_true",
+        help="write the song while it is being made, one variation unless --num-outputs says more; DIR may be a file's"
+        " name with its ending, or - for stdout; what breaks off leaves what has come",
+    )
+    output.add_argument(_flag(CHUNK_SECONDS), **_options(CHUNK_SECONDS))
     output.add_argument("--json", action="store_true", help="print one JSON document instead of the paths")
     output.add_argument("--quiet", action="store_true", help="show no progress on stderr")
 
@@ -97,6 +109,12 @@ def _configure_server(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument(
         "--retries", metavar="N", type=int, default=0, help="further tries while the server is full (default: 0)"
+    )
+    server.add_argument(
+        "--key-file",
+        metavar="FILE",
+        type=Path,
+        help="the server's key, if it asks for one (or in SONGSTARTER_KEY_FILE or SONGSTARTER_KEY)",
     )
 
 
@@ -121,28 +139,44 @@ def _default(field: Field) -> str:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    given = {field.name: value for field in FLAGS if (value := getattr(args, field.name)) is not None}
-    args.out.mkdir(parents=True, exist_ok=True)  # before the wait, so that a bad folder costs no song
+    flags = (*FLAGS, CHUNK_SECONDS)
+    given = {field.name: value for field in flags if (value := getattr(args, field.name)) is not None}
+    if args.json and args.out == STDOUT:
+        raise InvalidRequest("--json", Description("-o -"), "a file or a folder for the song, or no --json")
     started = time.monotonic()
-    with Client(args.url, timeout=args.timeout, retries=args.retries) as client, _progress(args):
-        song = client.generate(args.prompt, **cast(Fields, given))
+    key = Key.given(args.key_file)
+    client = Client(args.url, timeout=args.timeout, retries=args.retries, key=key.text if key else None)
+    make = stream if args.stream else _whole
+    with client, _progress(args):
+        paths, made = make(client, args, given)
     elapsed = time.monotonic() - started
-    paths = [str(path) for path in song.save(args.out)]
-    print(_document(song, paths, elapsed, {"prompt": args.prompt, **given}) if args.json else "\n".join(paths))
+    files = [str(path) for path in paths]
+    if args.json:
+        print(_document(files, made, elapsed, {"prompt": args.prompt, **given}))
+    elif files:
+        print("\n".join(files))
+
+
+def _whole(client: Client, args: argparse.Namespace, given: Mapping[str, Any]) -> tuple[list[Path], Song]:
+    if CHUNK_SECONDS.name in given:
+        raise InvalidRequest(_flag(CHUNK_SECONDS), given[CHUNK_SECONDS.name], "nothing without --stream")
+    args.out.mkdir(parents=True, exist_ok=True)  # before the wait, so that a bad folder costs no song
+    song = client.generate(args.prompt, **cast(Fields, given))
+    return song.save(args.out), song
 
 
 def _progress(args: argparse.Namespace) -> AbstractContextManager[object]:
     return nullcontext() if args.quiet else Progress(f"waiting for {args.url}:")
 
 
-def _document(song: Song, paths: list[str], elapsed: float, request: Mapping[str, object]) -> str:
+def _document(files: list[str], made: Song | Chunk, elapsed: float, request: Mapping[str, object]) -> str:
     """What --json prints: one object, with the request as it was given."""
     return json.dumps(
         {
-            "files": paths,
-            "format": song.audio_format,
-            "seed": song.seed,
-            "sample_rate": song.sample_rate,
+            "files": files,
+            "format": request.get("output_format", contract.FORMATS[0]),
+            "seed": made.seed,
+            "sample_rate": made.sample_rate,
             "elapsed_seconds": round(elapsed, 3),
             "request": request,
         },

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Self, TypeVar, Unpack
 
 from songstarter import contract
+from songstarter.key import Key
 from songstarter_client.address import DEFAULT_HOST, Protocol, parse_address
+from songstarter_client.chunk import Chunk
 from songstarter_client.errors import NoServer, TimedOut, Unavailable
-from songstarter_client.fields import Fields, input_tensors
+from songstarter_client.fields import Fields, StreamFields, input_tensors
 from songstarter_client.loop_thread import LoopThread
 from songstarter_client.song import Song
+from songstarter_client.streaming import Waiting, begun, closed, next_or_none
 from songstarter_client.transport import Transport, connect
 
 TIMEOUT = 600.0  # seconds; a model process that dies leaves its requests unanswered, so there is always one
@@ -29,7 +32,7 @@ class AsyncClient:
 
     url is HOST[:PORT] or a URL whose scheme, grpc:// or http://, is the protocol; gRPC if neither says.
     timeout: seconds for a whole request, further tries included. retries: how often a request is sent
-    again when the server cannot take it now.
+    again when the server cannot take it now. key: the server's, where it asks for one.
     """
 
     def __init__(
@@ -39,10 +42,12 @@ class AsyncClient:
         protocol: Protocol | None = None,
         timeout: float = TIMEOUT,
         retries: int = 0,
+        key: str | None = None,
     ) -> None:
         self.address = parse_address(url, protocol)
         self.timeout = timeout
         self.retries = retries
+        self._key = Key(key) if key else None
         self._transport: Transport | None = None
         self._closed = False
 
@@ -55,6 +60,26 @@ class AsyncClient:
             answer = await self._persistently(lambda: self._connected().infer(tensors))
         audio_format = fields.get("output_format") or _OUTPUT_FORMAT
         return Song(prompt or "", answer.output, audio_format, answer.seed, answer.sample_rate)
+
+    async def stream(
+        self, prompt: str | None = None, *, timeout: float | None = None, **fields: Unpack[StreamFields]
+    ) -> AsyncGenerator[Chunk, None]:
+        """Ask for a song and get it in chunks while it is being made; closed early, the server stops its work.
+
+        timeout: seconds that are waited for the server in all; what the caller does between two chunks does not
+        count. A server that has fallen silent is given up sooner: a living one sends a message twice a second.
+        """
+        tensors = input_tensors(prompt, fields, contract.STREAM_FIELDS)
+        waiting = Waiting(self.address, self.timeout if timeout is None else timeout)
+        chunk, chunks = await self._persistently(lambda: begun(self._connected().stream(tensors), waiting))
+        missing = fields.get("num_outputs") or 1
+        async with aclosing(chunks):
+            while chunk is not None:
+                missing -= chunk.last
+                yield chunk
+                chunk = await waiting.for_next(chunks)
+        if missing:
+            raise Unavailable(f"the server at {self.address} ended the stream before the song was complete")
 
     async def ready(self) -> bool:
         """Whether Triton says that the songstarter model is loaded; it goes on saying so if its process dies."""
@@ -90,7 +115,7 @@ class AsyncClient:
         if self._closed:
             raise RuntimeError("the client is closed")
         if self._transport is None:
-            self._transport = connect(self.address)
+            self._transport = connect(self.address, self._key)
         return self._transport
 
     async def _persistently(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -122,13 +147,26 @@ class Client:
         protocol: Protocol | None = None,
         timeout: float = TIMEOUT,
         retries: int = 0,
+        key: str | None = None,
     ) -> None:
-        self._client = AsyncClient(url, protocol=protocol, timeout=timeout, retries=retries)
+        self._client = AsyncClient(url, protocol=protocol, timeout=timeout, retries=retries, key=key)
         self._loop = LoopThread()
 
     def generate(self, prompt: str | None = None, *, timeout: float | None = None, **fields: Unpack[Fields]) -> Song:
         """Ask for a song and wait for it; fields are those of the contract, what is left out is the server's."""
         return self._loop.run(self._client.generate(prompt, timeout=timeout, **fields))
+
+    def stream(
+        self, prompt: str | None = None, *, timeout: float | None = None, **fields: Unpack[StreamFields]
+    ) -> Generator[Chunk, None, None]:
+        """Ask for a song and get it in chunks while it is being made, as AsyncClient does."""
+        chunks = self._client.stream(prompt, timeout=timeout, **fields)
+        try:
+            while (chunk := self._loop.run(next_or_none(chunks))) is not None:
+                yield chunk
+        finally:
+            if self._loop.running:
+                self._loop.run(closed(chunks))
 
     def ready(self) -> bool:
         """Whether Triton says that the songstarter model is loaded; it goes on saying so if its process dies."""

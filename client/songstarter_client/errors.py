@@ -5,6 +5,7 @@ SongstarterError
 │   └── RefusedRequest     ... and it was the server that said so
 ├── Unavailable            the server cannot take the request now; trying again may help
 │   └── NoServer           nothing answers at the address, or no songstarter model does
+├── RefusedKey             the server asks for a key, and got none or another one
 ├── TimedOut               no answer within the time the caller gave (also a TimeoutError)
 ├── Cancelled              the server gave the request up because it was cancelled
 └── RequestFailed          the server could not finish the request
@@ -21,12 +22,14 @@ __all__ = [
     "Cancelled",
     "InvalidRequest",
     "NoServer",
+    "RefusedKey",
     "RefusedRequest",
     "RequestFailed",
     "SongstarterError",
     "TimedOut",
     "Unavailable",
     "of_code",
+    "of_stream",
 ]
 
 LONGEST_MESSAGE = 500
@@ -53,6 +56,14 @@ class NoServer(Unavailable):
         return cls(f"what answers at {address} does not speak {wanted}; is it a server's {other} port?")
 
 
+class RefusedKey(SongstarterError):
+    """The server asks for a key, and was shown none or another one."""
+
+    @classmethod
+    def by(cls, address: Address) -> RefusedKey:
+        return cls(f"the server at {address} asks for a key, and none or another one was shown")
+
+
 class TimedOut(SongstarterError, TimeoutError):
     """No answer came within the time that the caller gave."""
 
@@ -68,6 +79,9 @@ _BY_CODE: Mapping[str, Callable[[str], SongstarterError]] = {
     "NOT_FOUND": NoServer,
     "DEADLINE_EXCEEDED": TimedOut,
     "CANCELLED": Cancelled,
+    # streams, whose errors begin with it
+    "INVALID_ARG": RefusedRequest,
+    "INTERNAL": RequestFailed,
     # HTTP, where Triton answers a cancelled request with 400 too
     "400": RefusedRequest,
     "503": Unavailable,
@@ -80,3 +94,9 @@ def of_code(code: str, message: str) -> SongstarterError:
     """The error for a gRPC code or HTTP status and the server's message, brought onto one line."""
     line = " ".join(message.split())
     return _BY_CODE.get(code, RequestFailed)(line[:LONGEST_MESSAGE])
+
+
+def of_stream(message: str) -> SongstarterError:
+    """The error in a stream, which has no code but the one in front of its message; without one the server failed."""
+    code, separator, rest = message.partition(": ")
+    return of_code(code, rest) if separator and code in _BY_CODE else of_code("INTERNAL", message)

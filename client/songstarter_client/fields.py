@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -20,10 +20,11 @@ from songstarter.errors import Description, InvalidRequest
 
 Normalization = Literal["loudness", "clip", "peak", "rms"]
 AudioFormat = Literal["wav", "mp3"]
+StreamFormat = Literal["wav", "mp3", "pcm"]
 
 
-class Fields(TypedDict, total=False):
-    """What `generate` takes besides the prompt; a field left out, or None, gets the server's default.
+class CommonFields(TypedDict, total=False):
+    """What `generate` and `stream` both take besides the prompt.
 
     input_audio: a file's bytes, a path, or a data URI. The song comes back as bytes, so the one public
     input missing here, output_encoding, is the client's own.
@@ -39,9 +40,21 @@ class Fields(TypedDict, total=False):
     top_p: float | None
     temperature: float | None
     classifier_free_guidance: float | None
-    output_format: AudioFormat | None
     seed: int | None
     num_outputs: int | None
+
+
+class Fields(CommonFields, total=False):
+    """What `generate` takes besides the prompt; a field left out, or None, gets the server's default."""
+
+    output_format: AudioFormat | None
+
+
+class StreamFields(CommonFields, total=False):
+    """What `stream` takes besides the prompt; a field left out, or None, gets the server's default."""
+
+    output_format: StreamFormat | None
+    chunk_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -53,14 +66,18 @@ class InputTensor:
     values: NDArray[Any]
 
 
-def input_tensors(prompt: str | None, fields: Mapping[str, object]) -> tuple[InputTensor, ...]:
+def input_tensors(
+    prompt: str | None, fields: Mapping[str, object], of: Sequence[Field] = contract.FIELDS
+) -> tuple[InputTensor, ...]:
     """The given fields as tensors, in the contract's order; absent ones are not sent."""
     given: dict[str, object] = {"prompt": prompt, **fields}
-    unknown = sorted(given.keys() - SENDABLE.keys())
+    sendable = {field.name for field in of} - {"output_encoding"}
+    unknown = sorted(given.keys() - sendable)
     if unknown:
-        raise TypeError(f"unknown field {unknown[0]!r}; the fields are {', '.join(SENDABLE)}")
+        names = ", ".join(field.name for field in of if field.name in sendable)
+        raise TypeError(f"unknown field {unknown[0]!r}; the fields are {names}")
     given["output_encoding"] = "raw"
-    return tuple(_tensor(field, given[field.name]) for field in contract.FIELDS if _is_given(field, given))
+    return tuple(_tensor(field, given[field.name]) for field in of if _is_given(field, given))
 
 
 SENDABLE = {field.name: field for field in contract.FIELDS if field.name != "output_encoding"}

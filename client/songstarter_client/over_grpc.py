@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
+import grpc
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
+from songstarter import contract
+from songstarter.key import Key
 from songstarter_client.address import Address
-from songstarter_client.errors import NoServer, SongstarterError, Unavailable, of_code
+from songstarter_client.errors import NoServer, RefusedKey, SongstarterError, Unavailable, of_code, of_stream
+from songstarter_client.fields import InputTensor
 from songstarter_client.transport import Transport
 
 CHANNEL = [
@@ -26,10 +32,31 @@ CHANNEL = [
 UNREACHED = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
 BROKEN_OFF = ("Socket closed", "Connection reset", "recvmsg", "Stream removed", "GOAWAY")
 
+RESTRICTED = "This protocol is restricted"  # Triton calls a wrong key UNAVAILABLE
 
-def connect(address: Address) -> Transport:
+
+def connect(address: Address, key: Key | None) -> Transport:
     client = triton.InferenceServerClient(str(address), channel_args=CHANNEL)
-    return Transport(triton, client, (InferenceServerException,), partial(_explained, address))
+    headers = key.grpc_metadata if key else {}
+    return Transport(triton, client, (InferenceServerException,), partial(_explained, address), headers, _messages)
+
+
+async def _messages(transport: Transport, tensors: Sequence[InputTensor]) -> AsyncGenerator[Mapping[str, Any], None]:
+    """The stream ends when the server has nothing left to say to its one request."""
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        yield {"model_name": contract.STREAM_MODEL, "inputs": transport.inputs(tensors)}
+
+    answers = transport.client.stream_infer(requests(), headers=dict(transport.headers))
+    try:
+        async for answer, error in answers:
+            if error is not None:
+                raise of_stream(error.message())
+            yield {tensor.name: answer.as_numpy(tensor.name).item() for tensor in contract.STREAM_OUTPUTS}
+    except grpc.aio.AioRpcError as error:  # tritonclient does not translate what befalls a stream
+        raise InferenceServerException(error.details(), str(error.code())) from error
+    finally:
+        answers.cancel()
 
 
 def _explained(address: Address, failure: Exception) -> SongstarterError:
@@ -41,4 +68,6 @@ def _explained(address: Address, failure: Exception) -> SongstarterError:
         return NoServer.of_another_protocol(address) if "Socket closed" in message else NoServer.at(address)
     if code == "UNAVAILABLE" and message.startswith(BROKEN_OFF):
         return Unavailable(f"the server at {address} ended the connection before it had answered")
+    if code == "UNAVAILABLE" and message.startswith(RESTRICTED):
+        return RefusedKey.by(address)
     return of_code(code, message)

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from uuid import uuid4
 
@@ -56,6 +57,16 @@ def write_new(folder: Path, stem: str, extension: str, content: bytes) -> Path:
         return next(path for path in _names(folder, stem, extension) if _placed(part, path))
     finally:
         part.unlink(missing_ok=True)
+
+
+def create_new(folder: Path, stem: str, extension: str) -> tuple[Path, FileIO]:
+    """A file to be written bit by bit, under the first free name as in ``write_new``."""
+    for path in _names(folder, stem, extension):
+        try:
+            return path, FileIO(path, "x")
+        except FileExistsError:
+            continue
+    raise AssertionError("there is no end of names")
 
 
 def _names(folder: Path, stem: str, extension: str) -> Iterator[Path]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from songstarter import contract
+from songstarter.key import Key
 from songstarter_client.address import Address
+from songstarter_client.chunk import Chunk
 from songstarter_client.errors import RequestFailed, SongstarterError
 from songstarter_client.fields import InputTensor
 
@@ -22,6 +25,14 @@ class Answer:
     sample_rate: int
 
 
+class Messages(Protocol):
+    """How a stream's messages come over one protocol; closed early, the request is cancelled."""
+
+    def __call__(
+        self, transport: Transport, tensors: Sequence[InputTensor]
+    ) -> AsyncGenerator[Mapping[str, Any], None]: ...
+
+
 @dataclass(frozen=True)
 class Transport:
     """tritonclient's module and asyncio client for one protocol, and how that protocol words its failures."""
@@ -30,15 +41,26 @@ class Transport:
     client: Any
     failures: tuple[type[Exception], ...]
     explain: Callable[[Exception], SongstarterError]
+    headers: Mapping[str, str]
+    messages: Messages
 
     async def infer(self, tensors: Sequence[InputTensor]) -> Answer:
         wanted = [self.triton.InferRequestedOutput(tensor.name) for tensor in contract.OUTPUTS]
-        inputs = [self._input(tensor) for tensor in tensors]
+        inputs = self.inputs(tensors)
         try:
-            result = await self.client.infer(contract.PUBLIC_MODEL, inputs, outputs=wanted)
+            result = await self.client.infer(contract.PUBLIC_MODEL, inputs, outputs=wanted, headers=dict(self.headers))
         except self.failures as failure:
             raise self.explain(failure) from failure
         return _answer(result)
+
+    async def stream(self, tensors: Sequence[InputTensor]) -> AsyncGenerator[Chunk, None]:
+        """The answer of the streaming model, message by message; closed early, the request is cancelled."""
+        try:
+            async with aclosing(self.messages(self, tensors)) as messages:
+                async for message in messages:
+                    yield Chunk.of(message)
+        except self.failures as failure:
+            raise self.explain(failure) from failure
 
     async def ready(self) -> bool:
         try:
@@ -49,16 +71,20 @@ class Transport:
     async def close(self) -> None:
         await self.client.close()
 
+    def inputs(self, tensors: Sequence[InputTensor]) -> list[Any]:
+        """The tensors in tritonclient's own form."""
+        return [self._input(tensor) for tensor in tensors]
+
     def _input(self, tensor: InputTensor) -> Any:
         sent = self.triton.InferInput(tensor.name, list(tensor.values.shape), tensor.datatype)
         sent.set_data_from_numpy(tensor.values)
         return sent
 
 
-def connect(address: Address) -> Transport:
+def connect(address: Address, key: Key | None = None) -> Transport:
     """A transport to address, to be used and closed in the running event loop; nothing is sent yet."""
     over: Any = import_module(f"songstarter_client.over_{address.protocol}")
-    transport: Transport = over.connect(address)
+    transport: Transport = over.connect(address, key)
     return transport
 
 

@@ -7,26 +7,28 @@ Does not know: text, audio, Triton, threads.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from songstarter.array import Array
-from songstarter.delay_pattern import DelayPattern, Grid
+from songstarter.delay_pattern import DelayPattern
+from songstarter.engine.occupant import Occupant
 from songstarter.engine.scheduler import Scheduler
 from songstarter.engine.statistics import Statistics
-from songstarter.engine.take import Beginning, Outcome, Take
+from songstarter.engine.take import Take
 from songstarter.errors import Cancelled, SongstarterError, TakeFailed, Unavailable
 from songstarter.metrics import SLOTS, SLOTS_IN_USE, TAKES_WAITING, Series
 from songstarter.stages.decoder import Filling, Prefix
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.sampler import Columns, Draw
 
-# While songs play, a newcomer's slot is filled by so many positions a step: about what two steps cost.
+# While songs play, a slot is filled by so many positions a step: about what two steps cost.
 LEAST_FILLED = 16
 FILLED_PER_SLOT = 4
+# While none plays, by so many: enough to keep the machine busy, and few enough to hear of a cancellation in between.
+FILLED_ALONE = 256
 
 
 class Decoder(Protocol):
@@ -43,27 +45,8 @@ class Decoder(Protocol):
     def next_columns(self, columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> Columns: ...
 
 
-@dataclass(eq=False)
-class Occupant:
-    """A take in a slot: the columns it has, the positions the slot holds, and what it was filled with.
-
-    ``filling`` is the slot's own, or that of another slot with the same beginning, which is copied when it is done.
-    """
-
-    take: Take
-    grid: Grid
-    filling: Filling
-    lengths: Array
-    playing: bool = False
-
-    @property
-    def rows(self) -> int:
-        """How many rows of the slot are in use: one where nothing is guided."""
-        return len(self.take.beginning.prefix.rows)
-
-
 class Engine:
-    """Takes in, frames out, a step at a time."""
+    """Takes in, chunks of frames out, a step at a time."""
 
     def __init__(self, decoder: Decoder, pattern: DelayPattern, *, max_waiting: int) -> None:
         self._decoder = decoder
@@ -98,13 +81,15 @@ class Engine:
             raise
 
     def step(self) -> None:
-        """Move every playing take by one column, and the newcomers a little nearer to playing."""
+        """Move every playing take by one column, and those whose window begins a little nearer to playing."""
         self._admit()
         self._fill()
         began = time.perf_counter()
         columns = self._sound(self._forward())
         self._push(columns)
         self.statistics.stepped(columns, time.perf_counter() - began)
+        self._deliver(columns)
+        self._turn()
         self._retire()
 
     def abandon(self, error: SongstarterError) -> None:
@@ -123,67 +108,77 @@ class Engine:
         while admitted := self._scheduler.admit():
             slot, take = admitted
             take.admitted = time.monotonic()
-            try:
-                self._occupants[slot] = self._occupant(slot, take)
-            except Exception as error:  # whatever the stage raises ends this take, not its neighbours
-                self._scheduler.release(slot)
-                self._tell(take, TakeFailed(f"the take could not begin: {error}"))
+            self._occupants[slot] = Occupant(take, self._pattern)
+            self._begin(slot)
 
-    def _occupant(self, slot: int, take: Take) -> Occupant:
-        grid = take.beginning.grid(self._pattern)
-        filling = self._filling_of(take.beginning)
-        if filling is None:
-            # The last column that is known is fed by the first step.
-            filling = self._decoder.begin(slot, take.beginning.prefix, grid.so_far[:, :-1])
-            self.statistics.kept_positions += int(filling.lengths.sum()) - filling.left
-        return Occupant(take, grid, filling, filling.lengths.copy())
+    def _begin(self, slot: int) -> None:
+        """Let the slot of an occupant be filled with what its window begins from."""
+        occupant = self._occupants[slot]
+        try:
+            occupant.fill(self._filling_alike(occupant) or self._new_filling(slot, occupant))
+        except Exception as error:  # whatever the stage raises ends this take, not its neighbours
+            self._end(slot, TakeFailed(f"the take could not begin: {error}"))
+            return
+        if occupant.filling.done:
+            self._play(slot)
 
-    def _filling_of(self, beginning: Beginning) -> Filling | None:
+    def _new_filling(self, slot: int, occupant: Occupant) -> Filling:
+        filling = self._decoder.begin(slot, occupant.prefix, occupant.known)
+        self.statistics.kept_positions += int(filling.lengths.sum()) - filling.left
+        return filling
+
+    def _filling_alike(self, newcomer: Occupant) -> Filling | None:
         """The filling of a slot that holds, or will hold, the same beginning."""
-        occupants = (occupant for slot, occupant in self._occupants.items() if occupant.filling.slot == slot)
-        return next((occupant.filling for occupant in occupants if occupant.take.beginning is beginning), None)
+        if not newcomer.begins:
+            return None
+        for slot, occupant in self._occupants.items():
+            alike = occupant.begins and occupant.take.beginning is newcomer.take.beginning
+            if alike and occupant is not newcomer and occupant.filling.slot == slot:
+                return occupant.filling
+        return None
 
     def _fill(self) -> None:
-        """Fill the slots in the order they were given, as far as those who play can wait."""
-        for slot, occupant in list(self._occupants.items()):
-            if occupant.playing or slot not in self._occupants:
-                continue
+        """Fill slots in the order in which their windows began, as far as those who play can wait."""
+        while filling := self._next_filling():
             try:
-                if not self._filled(slot, occupant):
-                    return
+                self._fill_piece(filling)
             except Exception as error:  # a beginning that cannot be is its takes' trouble alone
-                self._fail_all_of(occupant.filling, TakeFailed(f"the take could not begin: {error}"))
+                for slot in self._slots_of(filling):
+                    self._end(slot, TakeFailed(f"the take could not begin: {error}"))
+                continue
+            if not filling.done:
+                return
+            for slot in self._slots_of(filling):
+                self._play(slot)
 
-    def _filled(self, slot: int, occupant: Occupant) -> bool:
-        """Fill a slot by one step's worth; True when its take plays."""
-        self._fill_own(occupant.filling)
-        if not occupant.filling.done:
-            return False
+    def _next_filling(self) -> Filling | None:
+        return next((occupant.filling for occupant in self._occupants.values() if not occupant.filling.done), None)
+
+    def _fill_piece(self, filling: Filling) -> None:
+        """Fill a slot by one step's worth."""
+        playing = sum(occupant.playing for occupant in self._occupants.values())
+        left = filling.left
+        self._decoder.fill(filling, max(LEAST_FILLED, FILLED_PER_SLOT * playing) if playing else FILLED_ALONE)
+        self.statistics.filled_positions += left - filling.left
+
+    def _slots_of(self, filling: Filling) -> list[int]:
+        """Whose slots the filling is for: its own first, from which the others are copied."""
+        return [slot for slot, occupant in self._occupants.items() if occupant.filling is filling]
+
+    def _play(self, slot: int) -> None:
+        """Let a take play whose beginning is filled, here or in a slot that still holds it."""
+        occupant = self._occupants[slot]
         if occupant.filling.slot != slot:
             self._decoder.copy(occupant.filling.slot, slot, occupant.filling.lengths)
-            occupant.filling = Filling(slot, [], occupant.filling.lengths)
+            occupant.fill(Filling(slot, [], occupant.filling.lengths))
             self.statistics.kept_positions += int(occupant.filling.lengths.sum())
         occupant.playing = True
-        self.statistics.fill_seconds.append(occupant.take.seconds_since_admission)
-        return True
-
-    def _fill_own(self, filling: Filling) -> None:
-        playing = sum(occupant.playing for occupant in self._occupants.values())
-        if playing:
-            if not filling.done:
-                self._fill_piece(filling, max(LEAST_FILLED, FILLED_PER_SLOT * playing))
-            return
-        while not filling.done:
-            self._fill_piece(filling, int(filling.lengths.max()))
-
-    def _fill_piece(self, filling: Filling, most: int) -> None:
-        left = filling.left
-        self._decoder.fill(filling, most)
-        self.statistics.filled_positions += left - filling.left
+        if occupant.begins:
+            self.statistics.fill_seconds.append(occupant.take.seconds_since_admission)
 
     def _forward(self) -> Columns:
         """The next column of all who play, by slot, from one decoder call."""
-        draws = {slot: self._draw(occupant) for slot, occupant in self._occupants.items() if occupant.playing}
+        draws = {slot: occupant.draw for slot, occupant in self._occupants.items() if occupant.playing}
         if not draws:
             return {}
         columns = np.full((self._decoder.slots, len(self._pattern.delays)), self._pattern.special)
@@ -204,33 +199,42 @@ class Engine:
             self._end(slot, TakeFailed("the decoder gave logits that are no numbers"))
         return {slot: column for slot, column in found.items() if column is not None}
 
-    def _draw(self, occupant: Occupant) -> Draw:
-        return Draw(occupant.take.sampling, occupant.take.seed, occupant.take.variation, occupant.grid.next)
-
     def _push(self, columns: dict[int, Array]) -> None:
         for slot, column in columns.items():
             self._occupants[slot].grid.push(column)
 
+    def _deliver(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            occupant = self._occupants[slot]
+            if chunk := occupant.due():
+                occupant.take.deliver(occupant.take, chunk)
+
+    def _turn(self) -> None:
+        """Let takes whose window is done begin the next in the same slot, behind those who wait to be filled."""
+        for slot in [slot for slot, occupant in self._occupants.items() if occupant.between_windows]:
+            occupant = self._occupants[slot] = self._occupants.pop(slot)
+            occupant.enter_next_window()
+            self._begin(slot)
+
     def _retire(self) -> None:
         # Last occupants first: those who wait for another's filling end before the one that fills it.
         for slot, occupant in reversed(list(self._occupants.items())):
-            if occupant.take.cancelled and not self._others_wait_for(slot):
+            if occupant.grid.done:
+                self._leave(slot)
+                self.statistics.ended(None)
+            elif occupant.take.cancelled and not self._others_wait_for(slot):
                 self._end(slot, Cancelled("the take was cancelled"))
-            elif occupant.grid.done:
-                self._end(slot, occupant.grid.frames())
 
     def _others_wait_for(self, slot: int) -> bool:
         return any(occupant.filling.slot == slot and other != slot for other, occupant in self._occupants.items())
 
-    def _fail_all_of(self, filling: Filling, error: SongstarterError) -> None:
-        for slot in [slot for slot, occupant in self._occupants.items() if occupant.filling is filling]:
-            self._end(slot, error)
+    def _end(self, slot: int, error: SongstarterError) -> None:
+        self._tell(self._leave(slot).take, error)
 
-    def _end(self, slot: int, outcome: Outcome) -> None:
-        occupant = self._occupants.pop(slot)
+    def _leave(self, slot: int) -> Occupant:
         self._scheduler.release(slot)
-        self._tell(occupant.take, outcome)
+        return self._occupants.pop(slot)
 
-    def _tell(self, take: Take, outcome: Outcome) -> None:
-        self.statistics.ended(outcome)
-        take.on_end(take, outcome)
+    def _tell(self, take: Take, error: SongstarterError) -> None:
+        self.statistics.ended(error)
+        take.deliver(take, error)

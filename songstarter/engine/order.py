@@ -1,4 +1,4 @@
-"""The decoder model's border: tensors to takes, and outcomes to responses."""
+"""The decoder model's border: tensors to takes, and what takes deliver to responses."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ import numpy as np
 from songstarter import event_log
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint
-from songstarter.contract import DECODER_INPUTS
+from songstarter.contract import ORDER
 from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.engine import Engine
 from songstarter.engine.record import OrderRecord
 from songstarter.engine.service import EngineService
-from songstarter.engine.take import Beginning, Outcome, Take
-from songstarter.errors import Description, InvalidRequest
+from songstarter.engine.take import Beginning, Chunk, ChunkSizes, Outcome, Take
+from songstarter.errors import Description, InvalidRequest, SongstarterError, Unavailable
 from songstarter.metrics import INFO, KV_MEMORY, Readings, Series
 from songstarter.request import MAX_OUTPUTS, MAX_SEED, PRIORITIES, Sampling
 from songstarter.stages.decoder import Prefix
 from songstarter.stages.opening import open_decoder
 from songstarter.version import version
+from songstarter.windows import windows_of
+
+MAX_FRAMES = 10**6  # of a take: more than five hours; what a caller may ask for is the public models' affair
 
 
 @dataclass(frozen=True)
 class Response:
-    """What one take's end means for its request: outputs or an error, and whether more will follow."""
+    """A chunk of a take, or the error that ended its order; ``last`` when no take has more to say."""
 
     variation: int
-    outcome: Outcome
+    outcome: Chunk | Exception
     last: bool
     record: OrderRecord
 
@@ -52,13 +55,14 @@ class OrderDesk:
         self._stage = open_decoder(repository, self._checkpoint, slots=slots, threads=threads)
         self._engine = Engine(self._stage, self._pattern, max_waiting=max_waiting)
         self._service = EngineService(self._engine)
+        self._under_way: dict[str, Sequence[Take]] = {}  # by the order's name
         facts = self._checkpoint.decoder
         event_log.write("decoder", computed_by=self._stage.computed_by, precision=facts.precision, slots=slots)
 
     def accept(self, inputs: Mapping[str, Array], deliver: Deliver, request_id: str = "") -> Sequence[Take]:
-        """Let the takes of an order wait for slots; ``deliver`` hears of each take's end, in the order they end.
+        """Let the takes of an order wait for slots; ``deliver`` hears what they have to say, as it comes.
 
-        ``inputs`` are those of ``contract.DECODER_INPUTS``; ``request_id`` names the order in the log.
+        ``inputs`` are those of ``contract.ORDER``; ``request_id`` names the order in the log.
 
         Raises:
             InvalidRequest: a tensor is not as the contract says.
@@ -67,19 +71,29 @@ class OrderDesk:
         record = OrderRecord(request_id)
         try:
             _require_all(inputs)
-            takes = self._takes(inputs, _countdown(int(inputs["variations"].item()), deliver, record))
+            name = self._name(inputs)
+            takes = self._takes(inputs, self._countdown(name, int(inputs["variations"].item()), deliver, record))
             record.takes = takes
-            self._service.submit(takes)
+            self._submit(name, takes)
         except Exception as error:
             record.note(error)
             record.write()
             raise
         return takes
 
+    def cancel(self, name: Array) -> None:
+        """Let the takes of an order end at the next step; of one that is not under way, nothing is left to end."""
+        _cancel(self._under_way.get(_text(name), ()))
+
     def delivered(self, response: Response) -> None:
         """Hear that a response is on its way, and note it in the log if it was an order's last."""
         if response.last:
             response.record.write()
+
+    def lost(self, response: Response, error: Exception) -> None:
+        """Hear that a response which is not the last could not be sent; the order ends with that error."""
+        response.record.note(error)
+        _cancel(response.record.takes)
 
     def readings(self) -> Readings:
         """The metrics of ``metrics.DECODER_FAMILIES``; any thread may ask, and one alone should."""
@@ -94,7 +108,43 @@ class OrderDesk:
         """End what plays with Unavailable and stop."""
         self._service.stop()
 
-    def _takes(self, inputs: Mapping[str, Array], on_end: Callable[[Take, Outcome], None]) -> list[Take]:
+    def _name(self, inputs: Mapping[str, Array]) -> str:
+        name = _text(inputs["order"])
+        if name in self._under_way:
+            raise InvalidRequest("order", name, "a name that no order under way has")
+        return name
+
+    def _submit(self, name: str, takes: Sequence[Take]) -> None:
+        self._under_way[name] = takes
+        try:
+            self._service.submit(takes)
+        except Unavailable:
+            del self._under_way[name]
+            raise
+
+    def _countdown(
+        self, name: str, count: int, deliver: Deliver, record: OrderRecord
+    ) -> Callable[[Take, Outcome], None]:
+        """What the takes of an order deliver to; the engine's thread alone does, so the count needs no lock.
+
+        An error ends the whole order, and is its last response: Triton hands on nothing that follows an error.
+        """
+        left = count
+
+        def hear(take: Take, outcome: Outcome) -> None:
+            nonlocal left
+            if isinstance(outcome, SongstarterError):
+                record.note(outcome)
+                _cancel(self._under_way[name])
+            left -= isinstance(outcome, SongstarterError) or outcome.last
+            if not left:
+                del self._under_way[name]
+            if not (left and record.error):
+                deliver(Response(take.variation, record.error or outcome, not left, record))
+
+        return hear
+
+    def _takes(self, inputs: Mapping[str, Array], deliver: Callable[[Take, Outcome], None]) -> list[Take]:
         sampling = Sampling(
             temperature=float(inputs["temperature"].item()),
             top_k=int(inputs["top_k"].item()),
@@ -105,22 +155,36 @@ class OrderDesk:
         variations = _in_range("variations", inputs, 1, MAX_OUTPUTS)
         seed = _in_range("seed", inputs, 0, MAX_SEED)
         priority = _in_range("priority", inputs, PRIORITIES[0], PRIORITIES[-1])
-        return [Take(beginning, sampling, seed, variation, priority, on_end) for variation in range(variations)]
+        chunks = ChunkSizes(
+            *(_in_range(name, inputs, 0, MAX_FRAMES) or MAX_FRAMES for name in ("first_chunk", "chunk"))
+        )
+        return [
+            Take(beginning, sampling, seed, variation, priority, chunks, deliver) for variation in range(variations)
+        ]
 
     def _beginning(self, inputs: Mapping[str, Array], sampling: Sampling) -> Beginning:
         checkpoint = self._checkpoint
-        frames = _in_range("frames", inputs, 1, checkpoint.window_frames)
+        frames = _in_range("frames", inputs, 1, MAX_FRAMES)
+        opening = self._opening(inputs.get("opening"), frames)
+        known = 0 if opening is None else opening.shape[1]
+        windows = windows_of(frames, known, window_frames=checkpoint.window_frames)
+        return Beginning(self._prefixes(inputs, sampling, len(windows)), opening, windows)
+
+    def _prefixes(self, inputs: Mapping[str, Array], sampling: Sampling, windows: int) -> Sequence[Prefix]:
+        """One prefix for all windows, or one for each."""
         guided, null = inputs["prefix"], inputs["null_prefix"]
-        if guided.shape != null.shape or guided.shape[1] != checkpoint.decoder.hidden or not len(guided):
+        hidden = self._checkpoint.decoder.hidden
+        if guided.shape[1:] != null.shape or null.shape[1] != hidden or not len(null):
             found = Description(f"shapes {guided.shape} and {null.shape}")
-            raise InvalidRequest("prefix", found, f"two equal shapes [position, {checkpoint.decoder.hidden}]")
+            raise InvalidRequest("prefix", found, f"[window, position, {hidden}], and the null twin of one window")
+        if len(guided) not in (1, windows):
+            raise InvalidRequest("prefix", Description(f"{len(guided)} windows"), f"1 or {windows}")
         if not (np.isfinite(guided).all() and np.isfinite(null).all()):
             raise InvalidRequest("prefix", Description("values that are no numbers"), "finite embeddings")
         room = self._room_for_prefix()
-        if len(guided) > room:
-            raise InvalidRequest("prefix", Description(f"{len(guided)} positions"), f"at most {room}")
-        prefix = Prefix(guided, None if sampling.guidance == 1 else null)
-        return Beginning(prefix, self._opening(inputs.get("opening"), frames), frames)
+        if len(null) > room:
+            raise InvalidRequest("prefix", Description(f"{len(null)} positions"), f"at most {room}")
+        return [Prefix(window, None if sampling.guidance == 1 else null) for window in guided]
 
     def _room_for_prefix(self) -> int:
         checkpoint = self._checkpoint
@@ -132,33 +196,25 @@ class OrderDesk:
         if opening is None:
             return None
         checkpoint = self._checkpoint
-        fits = opening.shape[0] == checkpoint.codebooks and 0 < opening.shape[1] < frames
+        most = min(frames, checkpoint.window_frames)
+        fits = opening.shape[0] == checkpoint.codebooks and 0 < opening.shape[1] < most
         if not fits or opening.min() < 0 or opening.max() >= checkpoint.vocabulary:
             found = Description(f"shape {opening.shape}")
             allowed = (
-                f"codes below {checkpoint.vocabulary} of {checkpoint.codebooks} codebooks, fewer than {frames} frames"
+                f"codes below {checkpoint.vocabulary} of {checkpoint.codebooks} codebooks, fewer than {most} frames"
             )
             raise InvalidRequest("opening", found, allowed)
         return opening
 
 
-def _countdown(count: int, deliver: Deliver, record: OrderRecord) -> Callable[[Take, Outcome], None]:
-    """What a take calls at its end; the engine's thread alone does, so the count needs no lock."""
-    left = count
-
-    def on_end(take: Take, outcome: Outcome) -> None:
-        nonlocal left
-        left -= 1
-        if isinstance(outcome, Exception):
-            record.note(outcome)
-        deliver(Response(take.variation, outcome, left == 0, record))
-
-    return on_end
+def _cancel(takes: Sequence[Take]) -> None:
+    for take in takes:
+        take.cancel()
 
 
 def _require_all(inputs: Mapping[str, Array]) -> None:
-    """Triton counts inputs, it does not name them: with an optional one given, a required one may be missing."""
-    for tensor in DECODER_INPUTS:
+    """Triton takes any of the inputs alone for enough."""
+    for tensor in ORDER:
         if not tensor.optional and tensor.name not in inputs:
             raise InvalidRequest(tensor.name, Description("nothing"), "a tensor, always")
 
@@ -170,7 +226,14 @@ def _in_range(name: str, inputs: Mapping[str, Array], least: int, most: int) -> 
     return value
 
 
-def outputs(response: Response) -> dict[str, Array]:
-    """The tensors of ``contract.DECODER_OUTPUTS`` for a take that was finished."""
-    frames = np.asarray(response.outcome, np.int32)
-    return {"variation": np.array([response.variation], np.int32), "codes": np.ascontiguousarray(frames)}
+def _text(tensor: Array) -> str:
+    return bytes(tensor.item()).decode(errors="replace")
+
+
+def outputs(variation: int, chunk: Chunk) -> dict[str, Array]:
+    """The tensors of ``contract.DECODER_OUTPUTS`` for a chunk."""
+    return {
+        "variation": np.array([variation], np.int32),
+        "first": np.array([chunk.first], np.int32),
+        "codes": np.ascontiguousarray(chunk.codes, np.int32),
+    }

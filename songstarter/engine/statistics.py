@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from songstarter.array import Array
-from songstarter.engine.take import Outcome
 from songstarter.errors import Cancelled, SongstarterError
 from songstarter.metrics import (
     FILL_SECONDS,
@@ -54,12 +53,12 @@ class Statistics:
         self.steps += 1
         self.tokens += sum(map(len, columns.values()))
 
-    def ended(self, outcome: Outcome) -> None:
-        """Count a take that waited or played until now."""
-        if isinstance(outcome, Cancelled):
+    def ended(self, error: SongstarterError | None) -> None:
+        """Count a take that waited or played until now, and whether an error ended it."""
+        if isinstance(error, Cancelled):
             self.takes["cancelled"] += 1
         else:
-            self.takes["failed" if isinstance(outcome, SongstarterError) else "finished"] += 1
+            self.takes["failed" if error else "finished"] += 1
 
     def totals(self) -> dict[Series, float]:
         """Every counter as it stands."""

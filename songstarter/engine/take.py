@@ -1,45 +1,74 @@
-"""A take while it is made: what it begins from, how it is sampled, and the grid it fills."""
+"""A take while it is made: what it begins from, how it is sampled, and what becomes of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from songstarter.array import Array
-from songstarter.delay_pattern import DelayPattern, Grid
 from songstarter.errors import SongstarterError
 from songstarter.request import Sampling
 from songstarter.stages.decoder import Prefix
+from songstarter.windows import Window
 
-Outcome = Array | SongstarterError
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Codes [codebook, frame] of a take, from its frame ``first`` on; the last one ends it."""
+
+    first: int
+    codes: Array
+    last: bool
+
+
+Outcome = Chunk | SongstarterError
+
+
+@dataclass(frozen=True)
+class ChunkSizes:
+    """How many frames make a chunk, and how many the first, which the listener waits for."""
+
+    first: int
+    following: int
+
+    def due(self, sent: int) -> int:
+        """How many frames must be complete for the next chunk, when ``sent`` are on their way."""
+        return sent + (self.following if sent else self.first)
 
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
     """What the variations of a request have in common: computed for the first, copied for the others.
 
-    ``opening`` is [codebook, frame], or None for a song from nothing.
+    ``prefixes`` has one for each window, or one for all; ``opening`` is [codebook, frame], or None for a song from
+    nothing.
     """
 
-    prefix: Prefix
+    prefixes: Sequence[Prefix]
     opening: Array | None
-    frames: int
+    windows: Sequence[Window]
 
-    def grid(self, pattern: DelayPattern) -> Grid:
-        return Grid(pattern, self.frames, self.opening)
+    @property
+    def frames(self) -> int:
+        return self.windows[-1].end
+
+    def prefix(self, window: int) -> Prefix:
+        """The prefix of a window, by its number."""
+        return self.prefixes[min(window, len(self.prefixes) - 1)]
 
 
 @dataclass(eq=False)
 class Take:
-    """One variation of a request on its way to an outcome: its frames, or the error that ended it."""
+    """One variation of a request on its way to its end: chunk after chunk, or the error that ended it."""
 
     beginning: Beginning
     sampling: Sampling
     seed: int
     variation: int
     priority: int
-    on_end: Callable[[Take, Outcome], None] = field(repr=False)
+    chunks: ChunkSizes
+    deliver: Callable[[Take, Outcome], None] = field(repr=False)
     cancelled: bool = False
     submitted: float = field(default_factory=time.monotonic)
     admitted: float | None = None  # when it got its slot; both in seconds of the monotonic clock

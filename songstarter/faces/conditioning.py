@@ -25,6 +25,7 @@ from songstarter.faces.stages import Stages
 from songstarter.request import Request
 from songstarter.resample import resample
 from songstarter.waveform import Waveform
+from songstarter.windows import windows_of
 
 TOKENIZER = Path("songstarter/1/tokenizer.json")
 MAX_AUDIO_BYTES = 32 * 2**20
@@ -33,7 +34,8 @@ STEREO = 2  # what the original keeps of a file with more channels
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """``prefix`` and ``null_prefix`` are [position, hidden]; ``opening`` is [codebook, frame] or None."""
+    """``prefix`` is [window, position, hidden], one window standing for all where they are alike; ``null_prefix`` is
+    [position, hidden]; ``opening`` is [codebook, frame] or None."""
 
     prefix: Array
     null_prefix: Array
@@ -63,10 +65,11 @@ class Conditioner:
         opening = self._opening(clip, request) if clip and request.continuation else None
         if self._checkpoint.melody is None:
             self._refuse_melody(clip, request)
-            return Conditions(text, silence, opening)
+            return Conditions(text[None], silence, opening)
         follows = clip is not None and not request.continuation
-        melody = self._melody(clip, self._checkpoint.melody) if clip and follows else self._null_melody
-        return Conditions(np.concatenate([melody, text]), np.concatenate([self._null_melody, silence]), opening)
+        melodies = self._melodies(clip, request, self._checkpoint.melody) if clip and follows else [self._null_melody]
+        prefix = np.stack([np.concatenate([melody, text]) for melody in melodies])
+        return Conditions(prefix, np.concatenate([self._null_melody, silence]), opening)
 
     def _text(self, prompt: str) -> Array:
         """Text embeddings [token, hidden]; an empty prompt is one zero vector, as the original's mask makes it."""
@@ -100,12 +103,26 @@ class Conditioner:
             raise InvalidRequest("continuation_start", found, "a start before the clip's end")
         return clip
 
-    def _melody(self, clip: Waveform, facts: Melody) -> Array:
-        """Chroma embeddings [chroma frame, hidden] of a clip, or of as much of it as a window can show."""
+    def _melodies(self, clip: Waveform, request: Request, facts: Melody) -> list[Array]:
+        """Chroma embeddings [chroma frame, hidden] of a clip, for each window of the song.
+
+        A song of one window repeats the clip's chroma where the clip ends, a longer one its samples (spec 2.8).
+        """
+        checkpoint = self._checkpoint
+        windows = windows_of(checkpoint.frames_in(request.duration), window_frames=checkpoint.window_frames)
+        if len(windows) == 1:
+            return [self._encode_melody(self._mono(clip, facts.samples)[:, : facts.samples], facts)]
+        span = checkpoint.window_frames * checkpoint.samples_per_frame
+        starts = [window.start * checkpoint.samples_per_frame for window in windows]
+        samples = self._mono(clip, starts[-1] + span)
+        places = [np.arange(start, start + span) % samples.shape[1] for start in starts]
+        return [self._encode_melody(samples[:, place], facts) for place in places]
+
+    def _mono(self, clip: Waveform, most: int) -> Array:
+        """A clip at the checkpoint's rate, [1, sample], or a little more than ``most`` samples of it."""
         rate = self._checkpoint.sample_rate
-        seen = clip.slice_seconds(0, facts.samples / rate + 1)
-        mono = _resampled(seen, rate).with_channels(min(clip.channels, STEREO)).mono()
-        return self._encode_melody(mono.samples[:, : facts.samples], facts)
+        seen = clip.slice_seconds(0, most / rate + 1)
+        return _resampled(seen, rate).with_channels(min(clip.channels, STEREO)).mono().samples
 
     @cached_property
     def _null_melody(self) -> Array:
@@ -129,6 +146,9 @@ class Conditioner:
             found = Description(f"{request.duration:g} s, and an opening of {clip.seconds:.3g} s to continue")
             allowed = "more than the opening lasts: ask for a longer song, or cut the opening with continuation_end"
             raise InvalidRequest("duration", found, allowed)
+        if frames >= checkpoint.window_frames:
+            allowed = f"less than {checkpoint.window_seconds} s: cut it with continuation_end"
+            raise InvalidRequest("input_audio", Description(f"an opening of {clip.seconds:.3g} s"), allowed)
         block = checkpoint.codec.block_frames * checkpoint.samples_per_frame
         padded = np.pad(waveform.samples, ((0, 0), (0, -waveform.length % block)))
         samples = np.full((checkpoint.channels, 1), waveform.length, np.int64)

@@ -1,35 +1,54 @@
-"""The public model's border: requests in from Triton, answers out, each from a thread of its own."""
+"""A public model's border: requests in from Triton, answers out, each from a thread of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import closing
+from typing import Any, Protocol
 
 from songstarter.faces.admission import Admission
-from songstarter.faces.face import Face
 from songstarter.faces.stages import Tensors
 from songstarter.faces.visits import Visit, VisitBook
+from songstarter.faces.watch import Watch
 from songstarter.metrics import Readings
 
 Read = Callable[[], Mapping[str, Any]]
-Reply = Callable[[Tensors | Exception], None]
+
+
+class Answering(Protocol):
+    """A public model's work: one set of outputs, or several one after the other."""
+
+    def answer(self, values: Mapping[str, Any], visit: Visit) -> Generator[Tensors, None, None]: ...
+
+
+class Replying(Protocol):
+    """The way back to one caller."""
+
+    def gone(self) -> bool:
+        """Whether the caller is; not asked after the end."""
+
+    def send(self, outputs: Tensors) -> None: ...
+
+    def end(self, error: Exception | None = None) -> None:
+        """Close the way; once, unless it fails without an error."""
 
 
 class RequestDesk:
     """Answers late, so that one instance holds many requests at once."""
 
-    def __init__(self, face: Face, *, limit: int) -> None:
+    def __init__(self, face: Answering, *, limit: int, cancel: Callable[[str], None]) -> None:
+        """Hold at most ``limit`` requests; ``cancel`` tells the decoder that the order of this name shall end."""
         self._face = face
         self._admission = Admission(limit)
         self._threads = ThreadPoolExecutor(limit, thread_name_prefix="request")
         self._book = VisitBook()
+        self._watch = Watch(cancel)
 
-    def accept(self, read: Read, reply: Reply, *, request_id: str = "", trace_context: str | None = None) -> None:
+    def accept(self, read: Read, reply: Replying, *, request_id: str = "", trace_context: str | None = None) -> None:
         """Answer a request, or refuse it at once.
 
-        ``read`` gives its values by the names of ``contract.FIELDS`` and is called before this returns; ``reply``
-        gets the outputs, or what prevented them, and is called once, unless it fails with outputs.
+        ``read`` gives its values by the names of ``contract.FIELDS`` and is called before this returns.
         """
         visit = self._book.open(request_id, trace_context)
         try:
@@ -41,22 +60,30 @@ class RequestDesk:
             self._threads.submit(self._answer, visit, values, reply)
 
     def close(self) -> None:
+        """Stop what is under way."""
+        self._watch.close()
         self._threads.shutdown(cancel_futures=True)
 
     def readings(self) -> Readings:
         return self._book.readings()
 
-    def _answer(self, visit: Visit, values: Mapping[str, Any], reply: Reply) -> None:
+    def _answer(self, visit: Visit, values: Mapping[str, Any], reply: Replying) -> None:
         with self._admission.leaving(), visit.under_way():
             try:
-                reply(self._face.answer(values, visit))
+                self._work(visit, values, reply)
+                reply.end()
             except Exception as error:  # whatever happens, the caller hears of it
-                self._close(visit, reply, error)
+                self._close(visit, reply, visit.stopped or error)
             else:
                 self._book.close(visit, None)
 
-    def _close(self, visit: Visit, reply: Reply, error: Exception) -> None:
+    def _work(self, visit: Visit, values: Mapping[str, Any], reply: Replying) -> None:
+        with self._watch.watching(visit, reply.gone), closing(self._face.answer(values, visit)) as answers:
+            for outputs in answers:
+                reply.send(outputs)
+
+    def _close(self, visit: Visit, reply: Replying, error: Exception) -> None:
         try:
-            reply(error)
+            reply.end(error)
         finally:
             self._book.close(visit, error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint
+from songstarter.contract import FIELDS, Field
 from songstarter.errors import TakeFailed
 from songstarter.faces.conditioning import Conditioner, Conditions, load_tokenizer
 from songstarter.faces.rendering import Renderer
@@ -22,7 +25,13 @@ class Face:
     """Answers requests with files; it holds no state of any of them, so many may be under way at once."""
 
     def __init__(
-        self, repository: Path, stages: Stages, *, max_duration: float = 30.0, max_audio_seconds: float = 600.0
+        self,
+        repository: Path,
+        stages: Stages,
+        *,
+        fields: Sequence[Field] = FIELDS,
+        max_duration: float = 300.0,
+        max_audio_seconds: float = 600.0,
     ) -> None:
         """Read the exported repository.
 
@@ -31,41 +40,50 @@ class Face:
         """
         self._checkpoint = Checkpoint.read(repository)
         self._stages = stages
-        self._max_duration = min(max_duration, self._checkpoint.window_seconds)
+        self._fields = fields
+        self._max_duration = max_duration
         self._conditioner = Conditioner(
             self._checkpoint, load_tokenizer(repository), stages, max_audio_seconds=max_audio_seconds
         )
         self._renderer = Renderer(self._checkpoint, stages)
 
-    def answer(self, values: Mapping[str, Any], visit: Visit) -> Tensors:
-        """The outputs of ``contract.OUTPUTS`` for plain values by the names of ``contract.FIELDS``.
+    def answer(self, values: Mapping[str, Any], visit: Visit) -> Generator[Tensors, None, None]:
+        """The outputs of ``contract.OUTPUTS``, once, for plain values by the names of ``contract.FIELDS``.
 
         ``visit`` hears how far it is.
 
         Raises:
             SongstarterError: one of its leaves; InvalidRequest where the caller can mend it.
         """
-        request = self._parse(values)
-        visit.understood(request)
-        conditions = self._conditioner.condition(request)
+        request, order = self.prepare(values, visit)
         files: dict[int, bytes] = {}
-        for response in self._stages.decode(self._order(request, conditions)):
-            files[int(response["variation"].item())] = self._renderer.file(response["codes"], request)
-            visit.rendered(response["codes"].shape[1] / self._checkpoint.frames_per_second)
+        with closing(self._stages.decode(order)) as responses:
+            for response in responses:
+                files[int(response["variation"].item())] = self._renderer.file(response["codes"], request)
+                visit.rendered(response["codes"].shape[1] / self._checkpoint.frames_per_second)
         if len(files) != request.variations:
             raise TakeFailed(f"the decoder sent {len(files)} takes of {request.variations}")
-        return {
+        yield {
             "output": np.array([files[variation] for variation in sorted(files)], dtype=object),
             "seed": np.array([request.seed], np.int64),
             "sample_rate": np.array([self._checkpoint.sample_rate], np.int32),
         }
 
+    def prepare(self, values: Mapping[str, Any], visit: Visit) -> tuple[Request, dict[str, Array]]:
+        """Parse and condition: the request, and its order of the decoder (``contract.ORDER``), each take in one chunk.
+
+        Raises:
+            SongstarterError: as ``answer``.
+        """
+        request = self._parse(values)
+        visit.understood(request)
+        return request, self._order(request, self._conditioner.condition(request))
+
     def _parse(self, values: Mapping[str, Any]) -> Request:
         one_frame = 1 / self._checkpoint.frames_per_second
-        return Request.parse(values, shortest=one_frame, longest=self._max_duration)
+        return Request.parse(values, shortest=one_frame, longest=self._max_duration, fields=self._fields)
 
     def _order(self, request: Request, conditions: Conditions) -> dict[str, Array]:
-        """The decoder's inputs (``contract.DECODER_INPUTS``)."""
         sampling = request.sampling
         frames = self._checkpoint.frames_in(request.duration)
         order = {
@@ -79,5 +97,8 @@ class Face:
             "top_p": np.array([sampling.top_p], np.float32),
             "guidance": np.array([sampling.guidance], np.float32),
             "priority": np.array([request.priority], np.int32),
+            "first_chunk": np.array([0], np.int32),
+            "chunk": np.array([0], np.int32),
+            "order": np.array([secrets.token_hex(8).encode()], dtype=object),
         }
         return order if conditions.opening is None else order | {"opening": conditions.opening.astype(np.int32)}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from functools import partial
 
 from songstarter.array import Array
 from songstarter.audio_file import data_uri, encode
 from songstarter.checkpoint import Checkpoint
+from songstarter.chunks import SongDecoder
 from songstarter.contract import CODEC_DECODER
 from songstarter.faces.stages import Stages
 from songstarter.loudness import normalize
@@ -28,12 +29,16 @@ class Renderer:
         return data if request.encoding == "raw" else data_uri(data, request.audio_format).encode()
 
     def waveform(self, frames: Array) -> Waveform:
-        """Decode every channel by itself (spec 4.3): [codebook, frame] -> [channel, sample]."""
-        checkpoint = self._checkpoint
-        count = frames.shape[1]
-        # [codec codebook, channel, frame] -> [channel, codec codebook, frame]
-        codes = frames.reshape(-1, checkpoint.channels, count).transpose(1, 0, 2).astype(np.int64)
-        padded = np.pad(codes, ((0, 0), (0, 0), (0, -count % checkpoint.codec.block_frames)))
-        counts = np.full((checkpoint.channels, 1), count, np.int64)
-        samples = self._stages.run(CODEC_DECODER, {"codes": padded, "frames": counts})["waveform"]
-        return Waveform(samples[:, : count * checkpoint.samples_per_frame], checkpoint.sample_rate)
+        """[codebook, frame] -> [channel, sample]; every channel is decoded by itself (spec 4.3)."""
+        song = self.song(frames.shape[1])
+        return Waveform(song.push(self.by_channel(frames)), self._checkpoint.sample_rate)
+
+    def song(self, frames: int) -> SongDecoder:
+        """A song of so many frames, to be decoded as its codes come."""
+        run = partial(self._stages.run, CODEC_DECODER)
+        return SongDecoder(run, self._checkpoint.codec, channels=self._checkpoint.channels, frames=frames)
+
+    def by_channel(self, frames: Array) -> Array:
+        """[codebook, frame] -> [channel, codec codebook, frame]."""
+        codes: Array = frames.reshape(-1, self._checkpoint.channels, frames.shape[1]).transpose(1, 0, 2)
+        return codes

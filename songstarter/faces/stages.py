@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Protocol
 
 from songstarter.array import Array
@@ -16,5 +16,5 @@ class Stages(Protocol):
     def run(self, model: str, inputs: Tensors) -> Tensors:
         """One call of a stage model, every tensor with a batch dimension in front."""
 
-    def decode(self, inputs: Tensors) -> Iterator[Tensors]:
-        """The decoder's responses to one request, each as it comes."""
+    def decode(self, inputs: Tensors) -> Generator[Tensors, None, None]:
+        """The decoder's responses to one order, each as it comes; closed early, the order is cancelled."""

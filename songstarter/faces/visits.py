@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from songstarter import event_log
-from songstarter.errors import Cancelled, InvalidRequest, Unavailable
+from songstarter.errors import Cancelled, DeadlineExceeded, InvalidRequest, SongstarterError, Unavailable
 from songstarter.metrics import (
     AUDIO_SECONDS,
     FIRST_AUDIO_SECONDS,
@@ -30,6 +30,7 @@ OUTCOMES: dict[type[Exception], str] = {
     InvalidRequest: "invalid",
     Unavailable: "unavailable",
     Cancelled: "cancelled",
+    DeadlineExceeded: "cancelled",
 }
 
 
@@ -43,6 +44,8 @@ class Visit:
     request: Request | None = None
     first_audio: float | None = None  # seconds after its arrival
     audio_seconds: float = 0.0  # of every variation
+    order: str | None = None  # the name of its order, once the decoder may have it
+    stopped: SongstarterError | None = None  # why its work shall end before it is done
 
     @property
     def trace_id(self) -> str | None:
@@ -55,6 +58,21 @@ class Visit:
 
     def understood(self, request: Request) -> None:
         self.request = request
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the caller's deadline has passed."""
+        deadline = self.request.deadline if self.request else None
+        return deadline is not None and self.age > deadline
+
+    def stop(self, reason: SongstarterError) -> None:
+        """Let its work end at the next stage; the first reason counts. From any thread."""
+        self.stopped = self.stopped or reason
+
+    def go_on(self) -> None:
+        """Between two stages: raise the reason why the work shall end, if there is one."""
+        if self.stopped:
+            raise self.stopped
 
     def rendered(self, audio_seconds: float) -> None:
         """Note that so many seconds of audio are ready."""

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from songstarter import contract
 from songstarter.checkpoint import Checkpoint
+from songstarter.chunks import REACH
 from songstarter.contract import Tensor
-from songstarter.server import wire
+from songstarter.server.wire import HttpDoor
 
 WIRE_TYPES = {"STRING": "BYTES"}  # a config.pbtxt's STRING is BYTES on the wire
 NUMPY_TYPES = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
@@ -56,13 +57,13 @@ class Canary:
     body: Body
     answers: tuple[int, ...] = (200,)
 
-    def ask(self, port: int, timeout: float) -> str | None:
+    def ask(self, door: HttpDoor, timeout: float) -> str | None:
         """Send the request; None when it was answered as it should be, else one sentence."""
         headers = {HEADER_LENGTH: str(len(self.body.head)), "Content-Type": "application/octet-stream"}
         content = self.body.head + self.body.data
         try:
-            status, answer = wire.ask(
-                port, "POST", f"/v2/models/{self.model}/infer", body=content, headers=headers, timeout=timeout
+            status, answer = door.ask(
+                "POST", f"/v2/models/{self.model}/infer", body=content, headers=headers, timeout=timeout
             )
         except TimeoutError:
             return f"{self.model} has not answered a test request for {timeout:g} s"
@@ -114,10 +115,16 @@ def _codec_encoder(checkpoint: Checkpoint) -> Canary:
 
 
 def _codec_decoder(checkpoint: Checkpoint) -> Canary:
-    block = checkpoint.codec.block_frames
-    codes, frames = contract.CODEC_DECODER_INPUTS
-    silence = np.zeros((1, checkpoint.codec.codebooks, block))
-    return Canary(contract.CODEC_DECODER, Body.of((codes, silence), (frames, np.full((1, 1), block))))
+    codec = checkpoint.codec
+    one = np.ones((1, 1))
+    inputs = {
+        "codes": np.zeros((1, codec.codebooks, 2 * REACH + 1)),
+        "frames": one,
+        "kept": 0 * one,
+        "memory": np.zeros((1, *codec.memory)),
+    }
+    body = Body.of(*((tensor, inputs[tensor.name]) for tensor in contract.CODEC_DECODER_INPUTS))
+    return Canary(contract.CODEC_DECODER, body)
 
 
 def _public_model(checkpoint: Checkpoint) -> Canary:
@@ -126,7 +133,7 @@ def _public_model(checkpoint: Checkpoint) -> Canary:
     return Canary(contract.PUBLIC_MODEL, Body.of((duration, np.array([-1.0]))), answers=(400, 503))
 
 
-# The decoder has none: it streams, which plain HTTP inference cannot ask for, and its process is watched.
+# Decoder and stream have none: plain HTTP inference cannot ask for several answers. Their processes are watched.
 _ROWS: dict[str, Callable[[Checkpoint], Canary]] = {
     contract.TEXT_ENCODER: _text_encoder,
     contract.MELODY_ENCODER: _melody_encoder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import sys
 from pathlib import Path
 
@@ -10,9 +11,21 @@ SLOW_BYTES = 10**9  # what takes more than a second or two to read
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Start Triton on loopback with the exported checkpoint and keep it running."
+    parser.description = "Start Triton with the exported checkpoint and keep it running."
     parser.add_argument(
         "--repository", type=Path, default=Path("model_repository"), help="what `songstarter export` wrote into"
+    )
+    parser.add_argument(
+        "--host", type=address, default="127.0.0.1", metavar="ADDRESS", help="where to listen; 0.0.0.0: everywhere"
+    )
+    parser.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="the key that callers must show (or in SONGSTARTER_KEY_FILE or SONGSTARTER_KEY)",
+    )
+    parser.add_argument(
+        "--without-key", action="store_true", help="listen on --host although no key is given: everybody may ask"
     )
     parser.add_argument("--http-port", type=port, default=8000, metavar="PORT")
     parser.add_argument("--grpc-port", type=port, default=8001, metavar="PORT")
@@ -42,20 +55,32 @@ def port(text: str) -> int:
     return number
 
 
+def address(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed is an IPv4 address") from None
+
+
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal; 0 after a clean stop, 1 where requests in flight were lost.
 
     Raises:
-        CheckpointError, ServerError: in one sentence, for the caller to show.
+        CheckpointError, ServerError, UnusableKey: in one sentence, for the caller to show.
     """
     from songstarter.checkpoint import Checkpoint
     from songstarter.digests import require_unaltered, size_of
+    from songstarter.key import Key
     from songstarter.server.canary import canaries
+    from songstarter.server.exposure import Exposure
     from songstarter.server.launch import Ports, Tracing
     from songstarter.server.server import Server
     from songstarter.server.supervise import Supervisor
 
+    exposure = Exposure.checked(args.host, Key.given(args.key_file), without_key=args.without_key)
+
     def new_server() -> Server:
+        require_unaltered(args.repository, checkpoint.digests)  # at a restart too: a damaged disk may be its reason
         return Server(
             args.repository,
             Ports(args.http_port, args.grpc_port, args.metrics_port),
@@ -63,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
             exit_timeout=args.exit_timeout,
             start_timeout=args.start_timeout,
             tracing=Tracing(args.trace_to, args.trace_every) if args.trace_to else None,
+            exposure=exposure,
             verbose=args.verbose,
             tell=tell,
         )
@@ -73,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = Checkpoint.read(args.repository)
     if (size := size_of(args.repository, checkpoint.digests)) > SLOW_BYTES:
         tell(f"comparing {size / 1e9:.1f} GB of graphs with their digests")
-    require_unaltered(args.repository, checkpoint.digests)
     tell(f"starting Triton; its log is {args.run_directory}/tritonserver-{args.http_port}.log")
     clean = Supervisor(new_server, canaries(checkpoint), tell, ready=ready).run()
     tell("stopped" if clean else "stopped before every request in flight was answered")

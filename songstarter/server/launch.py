@@ -12,9 +12,9 @@ from pathlib import Path
 from songstarter.checkpoint import Checkpoint
 from songstarter.errors import PortInUse
 from songstarter.server.backends import Installation
+from songstarter.server.exposure import LOOPBACK, LOOPBACK_ALONE, Exposure
 from songstarter.server.libraries import library_path
 
-ADDRESS = "127.0.0.1"
 MIB = 2**20
 # Each Python process gets a region of /dev/shm that grows and never shrinks; Docker's default is 64 MiB for all.
 REGION_BYTES = 4 * MIB
@@ -36,26 +36,26 @@ class Ports:
         with contextlib.ExitStack() as held:
             probes = [held.enter_context(socket.socket()) for _ in range(3)]
             for probe in probes:
-                probe.bind((ADDRESS, 0))
+                probe.bind((LOOPBACK, 0))
             return cls(*(probe.getsockname()[1] for probe in probes))
 
-    def check_free(self) -> None:
+    def check_free(self, host: str = LOOPBACK) -> None:
         """Raise PortInUse where another process listens, or where two of the three are one."""
         taken: dict[int, str] = {}
         for flag, port in vars(self).items():
             if port in taken:
                 raise PortInUse(f"port {port} is given to both --{taken[port]}-port and --{flag}-port: choose two")
             taken[port] = flag
-            if not is_free(port):
-                raise PortInUse(f"port {port} of {ADDRESS} is in use: choose another with --{flag}-port")
+            if not is_free(host, port):
+                raise PortInUse(f"port {port} of {host} is in use: choose another with --{flag}-port")
 
 
-def is_free(port: int) -> bool:
+def is_free(host: str, port: int) -> bool:
     with socket.socket() as probe:
         # connections that linger after a server's end do not count, a listener does
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((ADDRESS, port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True
@@ -91,6 +91,7 @@ class Launch:
     exit_timeout: int  # seconds that requests in flight get once the server is asked to stop
     region_prefix: str  # of the names in /dev/shm, this server's alone
     tracing: Tracing | None = None
+    exposure: Exposure = LOOPBACK_ALONE
 
     @property
     def command(self) -> list[str]:
@@ -113,7 +114,7 @@ class Launch:
         return [
             flag
             for name, port in vars(self.ports).items()
-            for flag in (f"--{name}-address={ADDRESS}", f"--{name}-port={port}")
+            for flag in (f"--{name}-address={self.exposure.host}", f"--{name}-port={port}")
         ]
 
     @property

@@ -19,6 +19,7 @@ from types import FrameType
 from songstarter.errors import ServerDied
 from songstarter.server.canary import Canary
 from songstarter.server.server import GRACE, TICK, Server, Tell
+from songstarter.server.wire import HttpDoor
 
 LOOK = 0.5  # seconds between two looks at the processes
 
@@ -56,10 +57,10 @@ class StopRequests:
 class CanaryWatch(threading.Thread):
     """Asks one canary after the other until one of them fails."""
 
-    def __init__(self, canaries: Sequence[Canary], port: int, patience: Patience) -> None:
+    def __init__(self, canaries: Sequence[Canary], door: HttpDoor, patience: Patience) -> None:
         super().__init__(name="canaries", daemon=True)
         self._canaries = canaries
-        self._port = port
+        self._door = door
         self._patience = patience
         self._ended = threading.Event()
         self.failure: str | None = None
@@ -68,7 +69,7 @@ class CanaryWatch(threading.Thread):
         for canary in itertools.cycle(self._canaries):
             if self._ended.wait(self._patience.canary_period):
                 return
-            self.failure = canary.ask(self._port, self._patience.canary_timeout)
+            self.failure = canary.ask(self._door, self._patience.canary_timeout)
             if self.failure:
                 return
 
@@ -119,7 +120,7 @@ class Supervisor:
     def _watch(self, server: Server) -> str | None:
         """Look at the server until it fails (the reason) or a signal asks to stop (None)."""
         stubs = server.stubs()
-        canaries = CanaryWatch(self._canaries, server.ports.http, self._patience)
+        canaries = CanaryWatch(self._canaries, server.door, self._patience)
         canaries.start()
         try:
             while not self._stop.asked.wait(LOOK):

@@ -23,6 +23,7 @@ STAGES: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {
 PYTHON_MODELS: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {
     contract.DECODER: (contract.DECODER_INPUTS, contract.DECODER_OUTPUTS),
     contract.PUBLIC_MODEL: (tuple(field.tensor for field in contract.FIELDS), contract.OUTPUTS),
+    contract.STREAM_MODEL: (tuple(field.tensor for field in contract.STREAM_FIELDS), contract.STREAM_OUTPUTS),
 }
 MODELS = STAGES | PYTHON_MODELS
 
@@ -57,7 +58,7 @@ def test_a_stage_names_the_onnxruntime_backend_and_batches_dynamically(model: st
     stage = config(model)
     assert stage.backend == "onnxruntime"
     assert stage.platform == ""
-    assert stage.max_batch_size == (8 if model.startswith("codec_") else 16)
+    assert stage.max_batch_size == (8 if model == contract.CODEC_ENCODER else 16)
     assert stage.dynamic_batching.max_queue_delay_microseconds > 0
     assert int(stage.parameters["intra_op_thread_count"].string_value) > 0
 
@@ -70,8 +71,8 @@ def test_a_python_model_takes_one_request_a_call(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_only_the_decoder_answers_a_request_more_than_once(model: str) -> None:
-    assert config(model).model_transaction_policy.decoupled == (model == contract.DECODER)
+def test_only_the_decoder_and_the_stream_answer_a_request_more_than_once(model: str) -> None:
+    assert config(model).model_transaction_policy.decoupled == (model in (contract.DECODER, contract.STREAM_MODEL))
 
 
 @pytest.mark.parametrize("model", MODELS)

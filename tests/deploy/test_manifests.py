@@ -78,10 +78,22 @@ def test_the_server_knows_every_argument_of_the_chart() -> None:
     verb, *arguments = pod(plain())["containers"][0]["args"]
     assert verb == "serve"
     understood, unknown = parser.parse_known_args(arguments)
-    if unknown == ["--host=0.0.0.0"]:
-        pytest.xfail("`songstarter serve` listens on loopback until it has --host: no Service reaches it")
     assert unknown == []
     assert understood.exit_timeout == 300
+
+
+def test_whoever_reaches_the_service_needs_the_key_of_a_secret() -> None:
+    (server,) = pod(plain())["containers"]
+    assert "--host=0.0.0.0" in server["args"]
+    assert "--without-key" not in server["args"]
+    assert key_of(server) == {"secretKeyRef": {"name": "songstarter-key", "key": "key"}}
+
+
+def key_of(container: Object) -> Object | None:
+    """Where a container has the key from; its probes are run in the same environment."""
+    found = {variable["name"]: variable for variable in container["env"]}.get("SONGSTARTER_KEY", {})
+    source: Object | None = found.get("valueFrom")
+    return source
 
 
 def test_the_longest_song_ends_before_the_pod_is_killed() -> None:
@@ -228,6 +240,13 @@ def test_without_a_gpu_none_is_asked_for() -> None:
 
 
 @needs_helm
+def test_without_a_secret_the_waiver_is_written_down() -> None:
+    (server,) = pod(rendered("server.keySecret="))["containers"]
+    assert "--without-key" in server["args"]
+    assert key_of(server) is None
+
+
+@needs_helm
 def test_an_autoscaler_alone_decides_how_many_pods_there_are() -> None:
     for kind in ("none", "hpa", "keda"):
         objects = rendered(f"autoscaling.kind={kind}")
@@ -255,3 +274,4 @@ def test_helm_test_asks_for_a_song_through_the_service() -> None:
     kubernetes_validate.validate(hook, VERSIONS[-1], strict=True)
     assert hook["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert "--url=songstarter:8001" in hook["spec"]["containers"][0]["args"]
+    assert key_of(hook["spec"]["containers"][0]) == {"secretKeyRef": {"name": "songstarter-key", "key": "key"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -11,15 +12,18 @@ from songstarter.array import Array
 from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.engine import Engine
 from songstarter.engine.service import EngineService
-from songstarter.engine.take import Beginning, Outcome, Take
+from songstarter.engine.take import Beginning, Chunk, ChunkSizes, Outcome, Take
 from songstarter.errors import Cancelled, SongstarterError, TakeFailed, Unavailable
 from songstarter.request import Sampling
 from songstarter.stages.decoder import Filling, Prefix, RowFilling
 from songstarter.stages.sampler import Columns, Draw, sample_slots
+from songstarter.windows import Window, windows_of
 
 VOCABULARY = 64
 PATTERN = DelayPattern((0, 0, 1, 1), special=VOCABULARY)
 GREEDY = Sampling(temperature=0)
+WINDOW = 100_000  # frames; no song here is longer, but for those that are about windows
+WHOLE = ChunkSizes(10**6, 10**6)
 
 
 class CountingDecoder:
@@ -40,6 +44,7 @@ class CountingDecoder:
         if prefix.guided[0, 0] < 0:
             raise ValueError("a prefix that cannot be")
         self.begun += 1
+        self.memory[slot] = 0  # from now on, what was there is lost
         rows = [RowFilling(slot, prefix.guided, columns, 0)]
         return Filling(slot, rows, np.full(2, rows[0].length))
 
@@ -68,35 +73,50 @@ class CountingDecoder:
 
 
 class Ends:
-    """Collects outcomes, as a take's ``on_end``."""
+    """Collects what takes deliver, and insists that chunks follow each other and that the end comes once."""
 
     def __init__(self) -> None:
-        self.outcomes: dict[Take, Outcome] = {}
+        self.outcomes: dict[Take, SongstarterError | None] = {}
+        self.chunks: defaultdict[Take, list[Chunk]] = defaultdict(list)
 
     def __call__(self, take: Take, outcome: Outcome) -> None:
         assert take not in self.outcomes, "a take ends once"
-        self.outcomes[take] = outcome
+        if isinstance(outcome, SongstarterError):
+            self.outcomes[take] = outcome
+            return
+        assert outcome.first == sum(chunk.codes.shape[1] for chunk in self.chunks[take])
+        self.chunks[take].append(outcome)
+        if outcome.last:
+            self.outcomes[take] = None
 
     def error(self, take: Take) -> SongstarterError:
-        outcome = self.outcomes[take]
-        assert isinstance(outcome, SongstarterError)
-        return outcome
+        error = self.outcomes[take]
+        assert error
+        return error
 
     def frames(self, take: Take) -> list[list[int]]:
-        outcome = self.outcomes[take]
-        assert isinstance(outcome, np.ndarray)
-        return outcome.tolist()
+        assert self.outcomes[take] is None
+        frames: list[list[int]] = np.concatenate([chunk.codes for chunk in self.chunks[take]], axis=1).tolist()
+        return frames
 
 
 def beginning(song: float, frames: int = 10, positions: int = 3) -> Beginning:
     prefix = np.full((positions, 2), song, np.float32)
-    return Beginning(Prefix(prefix, np.zeros_like(prefix)), None, frames)
+    windows = windows_of(frames, window_frames=WINDOW)
+    return Beginning([Prefix(prefix, np.zeros_like(prefix))], None, windows)
 
 
 def make_take(
-    song: float, ends: Ends, *, frames: int = 10, sampling: Sampling = GREEDY, seed: int = 0, priority: int = 3
+    song: float,
+    ends: Ends,
+    *,
+    frames: int = 10,
+    sampling: Sampling = GREEDY,
+    seed: int = 0,
+    priority: int = 3,
+    chunks: ChunkSizes = WHOLE,
 ) -> Take:
-    return Take(beginning(song, frames), sampling, seed, 0, priority, ends)
+    return Take(beginning(song, frames), sampling, seed, 0, priority, chunks, ends)
 
 
 def run(engine: Engine, bound: int = 1000) -> None:
@@ -137,7 +157,7 @@ def test_variations_share_one_beginning() -> None:
     engine = Engine(decoder, PATTERN, max_waiting=8)
     shared = beginning(5)
     sampling = Sampling(top_k=0)
-    takes = [Take(shared, sampling, 1, variation, 3, ends) for variation in range(4)]
+    takes = [Take(shared, sampling, 1, variation, 3, WHOLE, ends) for variation in range(4)]
     engine.submit(takes)
     run(engine)
     assert decoder.begun == 1
@@ -150,7 +170,7 @@ def test_a_beginning_is_computed_again_when_no_slot_holds_it_any_more() -> None:
     decoder = CountingDecoder(1)
     engine = Engine(decoder, PATTERN, max_waiting=8)
     shared = beginning(5)
-    takes = [Take(shared, GREEDY, 1, variation, 3, ends) for variation in range(2)]
+    takes = [Take(shared, GREEDY, 1, variation, 3, WHOLE, ends) for variation in range(2)]
     engine.submit(takes)
     run(engine)
     assert decoder.begun == 2
@@ -165,7 +185,7 @@ def test_a_newcomer_is_filled_little_by_little_while_others_play() -> None:
     engine.submit([first])
     engine.step()
     decoder.largest_fill = 0
-    late = [Take(beginning(2, positions=100), GREEDY, 0, variation, 3, ends) for variation in range(1)]
+    late = [Take(beginning(2, positions=100), GREEDY, 0, variation, 3, WHOLE, ends) for variation in range(1)]
     engine.submit(late)
     for _ in range(6):
         engine.step()
@@ -185,7 +205,7 @@ def test_variations_wait_for_a_beginning_that_is_being_filled() -> None:
     engine.submit([make_take(1, ends, frames=300)])
     engine.step()
     shared = beginning(2, positions=60)
-    variations = [Take(shared, GREEDY, 0, variation, 3, ends) for variation in range(3)]
+    variations = [Take(shared, GREEDY, 0, variation, 3, WHOLE, ends) for variation in range(3)]
     engine.submit(variations)
     engine.step()
     variations[0].cancel()
@@ -201,7 +221,7 @@ def test_a_whole_request_cancelled_while_it_is_filled_ends_at_the_next_step() ->
     engine.submit([make_take(1, ends, frames=300)])
     engine.step()
     shared = beginning(2, positions=600)
-    variations = [Take(shared, GREEDY, 0, variation, 3, ends) for variation in range(3)]
+    variations = [Take(shared, GREEDY, 0, variation, 3, WHOLE, ends) for variation in range(3)]
     engine.submit(variations)
     engine.step()
     for take in variations:
@@ -215,7 +235,7 @@ def test_a_beginning_that_breaks_the_graph_fails_its_takes_alone() -> None:
     engine = Engine(CountingDecoder(4), PATTERN, max_waiting=8)
     well = make_take(1, ends, frames=30)
     shared = beginning(2000)
-    ill = [Take(shared, GREEDY, 0, variation, 3, ends) for variation in range(2)]
+    ill = [Take(shared, GREEDY, 0, variation, 3, WHOLE, ends) for variation in range(2)]
     engine.submit([well])
     engine.submit(ill)
     run(engine)
@@ -241,13 +261,13 @@ def test_of_those_who_wait_the_more_urgent_begin_first_and_equals_in_order() -> 
     order: list[Take] = []
     engine = Engine(CountingDecoder(1), PATTERN, max_waiting=20)
     waiting = [
-        Take(beginning(song), GREEDY, 0, 0, priority, lambda take, outcome: order.append(take))
+        Take(beginning(song), GREEDY, 0, 0, priority, WHOLE, lambda take, outcome: order.append(take))
         for song, priority in enumerate([3, 5, 1, 3, 1, 2], 1)
     ]
     for take in waiting:
         engine.submit([take])
     run(engine)
-    assert [take.beginning.prefix.guided[0, 0] for take in order] == [3, 5, 6, 1, 4, 2]
+    assert [take.beginning.prefix(0).guided[0, 0] for take in order] == [3, 5, 6, 1, 4, 2]
 
 
 def test_a_take_cancelled_while_it_waits_never_begins() -> None:
@@ -305,11 +325,34 @@ def test_an_opening_stands_at_the_head_of_the_song() -> None:
     engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
     opening = np.arange(12).reshape(4, 3)
     prefix = np.ones((3, 2), np.float32)
-    take = Take(Beginning(Prefix(prefix, prefix), opening, 8), GREEDY, 0, 0, 3, ends)
+    take = Take(Beginning([Prefix(prefix, prefix)], opening, [Window(0, 8, 3)]), GREEDY, 0, 0, 3, WHOLE, ends)
     engine.submit([take])
     run(engine)
     assert [row[:3] for row in ends.frames(take)] == opening.tolist()
     assert all(len(row) == 8 for row in ends.frames(take))
+
+
+def test_variations_that_get_slots_at_different_times_begin_alike_whoever_is_filled_meanwhile() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(3), PATTERN, max_waiting=20)
+    shared = beginning(5, frames=10)
+    variations = [Take(shared, GREEDY, 0, variation, 3, WHOLE, ends) for variation in range(2)]
+    engine.submit([make_take(1, ends, frames=5), make_take(2, ends, frames=6), *variations])
+    engine.submit([Take(beginning(3, positions=900), GREEDY, 0, 0, 1, WHOLE, ends)])  # goes first, and takes long
+    engine.submit([make_take(4, ends)])
+    run(engine)
+    assert ends.frames(variations[0]) == ends.frames(variations[1]) == solo(5)
+
+
+def test_a_long_beginning_is_filled_in_pieces_even_when_nobody_plays() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    take = Take(beginning(2, positions=1000), GREEDY, 0, 0, 3, WHOLE, ends)
+    engine.submit([take])
+    engine.step()
+    take.cancel()
+    engine.step()
+    assert isinstance(ends.error(take), Cancelled)
 
 
 class FlakyDecoder(CountingDecoder):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from songstarter.contract import DECODER_INPUTS
+from songstarter.contract import ORDER
 from songstarter.engine.order import OrderDesk
 from songstarter.errors import InvalidRequest
 
@@ -25,7 +25,7 @@ def desk(embedded_repository: Path) -> Iterator[OrderDesk]:
 
 def order(**changes: Any) -> dict[str, Any]:
     inputs = {
-        "prefix": np.zeros((5, HIDDEN), np.float32),
+        "prefix": np.zeros((1, 5, HIDDEN), np.float32),
         "null_prefix": np.zeros((5, HIDDEN), np.float32),
         "frames": np.array([10], np.int32),
         "variations": np.array([1], np.int32),
@@ -35,11 +35,14 @@ def order(**changes: Any) -> dict[str, Any]:
         "top_p": np.array([0], np.float32),
         "guidance": np.array([3], np.float32),
         "priority": np.array([3], np.int32),
+        "first_chunk": np.array([0], np.int32),
+        "chunk": np.array([0], np.int32),
+        "order": np.array([b"one"], object),
     }
     return {name: value for name, value in (inputs | changes).items() if value is not None}
 
 
-@pytest.mark.parametrize("name", [tensor.name for tensor in DECODER_INPUTS if not tensor.optional])
+@pytest.mark.parametrize("name", [tensor.name for tensor in ORDER if not tensor.optional])
 def test_a_missing_tensor_is_refused_by_name(desk: OrderDesk, name: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^{name}: found nothing"):
         desk.accept(order(**{name: None}), print)
@@ -48,13 +51,19 @@ def test_a_missing_tensor_is_refused_by_name(desk: OrderDesk, name: str) -> None
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"prefix": np.full((5, HIDDEN), np.nan, np.float32)}, "prefix"),
+        ({"prefix": np.full((1, 5, HIDDEN), np.nan, np.float32)}, "prefix"),
         ({"null_prefix": np.full((5, HIDDEN), np.inf, np.float32)}, "prefix"),
-        ({"prefix": np.zeros((4, HIDDEN), np.float32)}, "prefix"),
-        ({"prefix": np.zeros((5, 7), np.float32), "null_prefix": np.zeros((5, 7), np.float32)}, "prefix"),
-        ({"prefix": np.zeros((900, HIDDEN), np.float32), "null_prefix": np.zeros((900, HIDDEN), np.float32)}, "prefix"),
+        ({"prefix": np.zeros((1, 4, HIDDEN), np.float32)}, "prefix"),
+        ({"prefix": np.zeros((2, 5, HIDDEN), np.float32)}, "prefix"),
+        ({"prefix": np.zeros((1, 5, 7), np.float32), "null_prefix": np.zeros((5, 7), np.float32)}, "prefix"),
+        (
+            {"prefix": np.zeros((1, 900, HIDDEN), np.float32), "null_prefix": np.zeros((900, HIDDEN), np.float32)},
+            "prefix",
+        ),
         ({"frames": np.array([0], np.int32)}, "frames"),
-        ({"frames": np.array([1501], np.int32)}, "frames"),
+        ({"frames": np.array([10**6 + 1], np.int32)}, "frames"),
+        ({"chunk": np.array([-1], np.int32)}, "chunk"),
+        ({"first_chunk": np.array([-1], np.int32)}, "first_chunk"),
         ({"variations": np.array([9], np.int32)}, "variations"),
         ({"seed": np.array([-1], np.int64)}, "seed"),
         ({"priority": np.array([0], np.int32)}, "priority"),

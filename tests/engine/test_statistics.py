@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_engine import GREEDY, PATTERN, CountingDecoder, Ends, beginning, make_take, run
+from test_engine import GREEDY, PATTERN, WHOLE, CountingDecoder, Ends, beginning, make_take, run
 
 from songstarter.engine.engine import Engine
 from songstarter.engine.statistics import MOST_KEPT
@@ -49,7 +49,7 @@ def test_steps_and_tokens_count_what_moved() -> None:
 def test_variations_fill_once_and_copy_the_rest() -> None:
     engine = Engine(CountingDecoder(3), PATTERN, max_waiting=8)
     shared = beginning(1, positions=20)
-    engine.submit([Take(shared, GREEDY, 1, variation, 3, Ends()) for variation in range(3)])
+    engine.submit([Take(shared, GREEDY, 1, variation, 3, WHOLE, Ends()) for variation in range(3)])
     run(engine)
     counted = totals(engine)
     assert counted[FILLED_POSITIONS.name] == 20  # this decoder fills one row a slot

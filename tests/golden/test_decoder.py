@@ -38,7 +38,7 @@ def facts(loaded: Loaded, precision: str = "fp32") -> Checkpoint:
         window_seconds=30,
         text=Text(end_token=1, pad_token=0, max_tokens=64, pad_to=16),
         melody=None,
-        codec=Codec(codebooks=4, codebook_size=config.vocab_size, block_frames=250),
+        codec=Codec(codebooks=4, codebook_size=config.vocab_size, block_frames=250, memory=(6, 8)),
         decoder=Decoder(
             config.num_hidden_layers, config.hidden_size, config.num_attention_heads, 64, POSITIONS, precision, "cpu"
         ),

@@ -15,9 +15,10 @@ from songstarter.array import Array
 from songstarter.checkpoint import Precision
 from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.engine import Engine
-from songstarter.engine.take import Beginning, Outcome, Take
+from songstarter.engine.take import Beginning, Chunk, ChunkSizes, Outcome, Take
 from songstarter.request import Sampling
 from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.windows import Window
 
 HIDDEN = 512
 SLOTS = 5
@@ -57,8 +58,12 @@ def make_take(number: int, ends: dict[int, Outcome]) -> Take:
         guidance=(3.0, 1.0, 5.0)[number % 3],
     )
     prefix = Prefix(guided, None if sampling.guidance == 1 else null)
-    beginning = Beginning(prefix, opening, frames=30 + 5 * (number % 4))
-    return Take(beginning, sampling, number, 0, 1 + number % 5, lambda take, outcome: ends.update({number: outcome}))
+    length = 30 + 5 * (number % 4)
+    beginning = Beginning([prefix], opening, [Window(0, length, 0 if opening is None else opening.shape[1])])
+    chunks = ChunkSizes(length, length)
+    return Take(
+        beginning, sampling, number, 0, 1 + number % 5, chunks, lambda _, outcome: ends.update({number: outcome})
+    )
 
 
 def run(engine: Engine) -> None:
@@ -68,8 +73,8 @@ def run(engine: Engine) -> None:
 
 def frames(ends: dict[int, Outcome], number: int) -> Array:
     outcome = ends[number]
-    assert isinstance(outcome, np.ndarray), outcome
-    return outcome
+    assert isinstance(outcome, Chunk), outcome
+    return outcome.codes
 
 
 def test_a_song_is_the_same_alone_in_a_crowd_and_after_a_restart(open_engine) -> None:  # type: ignore[no-untyped-def]

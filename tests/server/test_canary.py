@@ -18,6 +18,7 @@ from songstarter.errors import ServerDied
 from songstarter.server.canary import Body, Canary, canaries
 from songstarter.server.server import Server
 from songstarter.server.supervise import Patience, Supervisor
+from songstarter.server.wire import HttpDoor
 
 SECONDS = Tensor("seconds", "FP32", (1,))
 
@@ -42,25 +43,25 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.mark.triton
 class TestAsking:
     def test_a_model_that_answers_is_well(self, server: Server) -> None:
-        assert asking(0.0).ask(server.ports.http, 5.0) is None
+        assert asking(0.0).ask(server.door, 5.0) is None
 
     def test_a_refusal_may_be_the_answer_that_is_wanted(self, server: Server) -> None:
-        assert asking(-1.0, 400, 503).ask(server.ports.http, 5.0) is None
+        assert asking(-1.0, 400, 503).ask(server.door, 5.0) is None
 
     def test_another_status_is_reported_with_its_message(self, server: Server) -> None:
-        assert asking(-1.0).ask(server.ports.http, 5.0) == (
+        assert asking(-1.0).ask(server.door, 5.0) == (
             "sleeper answered a test request with status 400 instead of 200: seconds: found less than 0"
         )
 
     def test_a_late_answer_is_none(self, server: Server) -> None:
-        assert asking(1.5).ask(server.ports.http, 0.5) == "sleeper has not answered a test request for 0.5 s"
+        assert asking(1.5).ask(server.door, 0.5) == "sleeper has not answered a test request for 0.5 s"
 
     def test_stubs_are_listed_by_model(self, server: Server) -> None:
         assert [len(pids) for pids in server.stubs().values()] == [1]
         assert set(server.stubs()) == {"sleeper"}
 
     def test_nothing_that_listens_is_reported(self) -> None:
-        assert "could not be asked" in str(asking(0.0).ask(free_ports().http, 5.0))
+        assert "could not be asked" in str(asking(0.0).ask(HttpDoor("127.0.0.1", free_ports().http), 5.0))
 
 
 @pytest.mark.triton
@@ -93,7 +94,7 @@ def test_each_model_with_a_row_is_asked_for_exactly_its_inputs(repository: Path)
         "text_encoder": [[1, 4], [1, 4]],
         "melody_encoder": [[1, 30], [1, 1]],
         "codec_encoder": [[1, 50], [1, 1]],
-        "codec_decoder": [[1, 1, 5], [1, 1]],
+        "codec_decoder": [[1, 1, 7], [1, 1], [1, 1], [1, 6, 8]],
         "songstarter": [[1]],
     }
     names = {model: tuple(tensor["name"] for tensor in tensors) for model, tensors in inputs.items()}

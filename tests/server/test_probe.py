@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from songstarter.key import Key
+from songstarter.server.exposure import Exposure
 from songstarter.server.launch import Ports
 from songstarter.server.server import Server
 
@@ -32,10 +34,23 @@ def test_a_server_whose_models_answer_is_well(probe: ModuleType, songs: Server, 
 
 
 @pytest.mark.triton
+def test_a_server_elsewhere_with_a_key_is_asked_with_it(
+    probe: ModuleType, embedded_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = Key("a-key-of-20-letters.")
+    monkeypatch.setenv("PROBE_HOST", "127.0.0.3")
+    with Server(embedded_repository, Ports.free(), tmp_path, exposure=Exposure("127.0.0.3", key)) as server:
+        where = [f"--port={server.ports.http}", f"--repository={server.repository}", "--every-model"]
+        assert probe.main(where) == 1
+        monkeypatch.setenv("SONGSTARTER_KEY", key.text)
+        assert probe.main(where) == 0
+
+
+@pytest.mark.triton
 def test_a_model_that_is_too_slow_is_named(
     probe: ModuleType, songs: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(probe, "ready", lambda port, timeout: True)
+    monkeypatch.setattr(probe, "ready", lambda door, timeout: True)
     where = [f"--port={songs.ports.http}", f"--repository={songs.repository}"]
     assert probe.main([*where, "--every-model", "--timeout=0.00001"]) == 1
     assert "text_encoder" in capsys.readouterr().err

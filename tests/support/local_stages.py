@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from songstarter.engine.order import OrderDesk, Response, outputs
-from songstarter.errors import SongstarterError
 from songstarter.faces.stages import Tensors
 from songstarter.stages.session import Session
 
@@ -33,13 +32,17 @@ class LocalStages:
             self._sessions[model] = Session(self._repository / model / "1" / "model.onnx")
         return self._sessions[model].run(inputs)
 
-    def decode(self, inputs: Tensors) -> Iterator[Tensors]:
+    def decode(self, inputs: Tensors) -> Generator[Tensors, None, None]:
         responses: queue.SimpleQueue[Response] = queue.SimpleQueue()
-        self._desk.accept(inputs, responses.put)
+        takes = self._desk.accept(inputs, responses.put)
         last = False
-        while not last:
-            response = responses.get()
-            last = response.last
-            if isinstance(response.outcome, SongstarterError):
-                raise response.outcome
-            yield outputs(response)
+        try:
+            while not last:
+                response = responses.get()
+                last = response.last
+                if isinstance(response.outcome, Exception):
+                    raise response.outcome
+                yield outputs(response.variation, response.outcome)
+        finally:
+            for take in takes:
+                take.cancel()

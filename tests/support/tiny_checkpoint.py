@@ -15,7 +15,7 @@ CHECKPOINT = Checkpoint(
     window_seconds=1,
     text=Text(end_token=1, pad_token=0, max_tokens=8, pad_to=4),
     melody=None,
-    codec=Codec(codebooks=1, codebook_size=8, block_frames=5),
+    codec=Codec(codebooks=1, codebook_size=8, block_frames=5, memory=(6, 8)),
     decoder=Decoder(layers=1, hidden=8, heads=1, head_size=8, positions=32, precision="fp32", device="cpu"),
     models=("text_encoder", "decoder"),
     digests={},

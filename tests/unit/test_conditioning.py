@@ -29,7 +29,7 @@ STEREO = replace(
     channels=2,
     delays=(0, 0, 1, 1),
     melody=Melody(frames=3, samples=200),
-    codec=Codec(codebooks=2, codebook_size=8, block_frames=5),
+    codec=Codec(codebooks=2, codebook_size=8, block_frames=5, memory=(6, 8)),
 )
 
 
@@ -108,18 +108,18 @@ def test_without_a_prompt_the_text_is_one_zero_vector_and_no_encoder_is_asked() 
 
 
 def test_the_melody_stands_in_front_of_the_text_and_the_null_twin_is_silence() -> None:
-    found = conditioner(Stages()).condition(request(prompt="la", input_audio=wav(np.ones(1_000) / 2)))
-    assert found.prefix.shape == found.null_prefix.shape == (3 + 2, HIDDEN)
-    assert found.prefix[0, 0] == pytest.approx(50, rel=0.01)  # 100 samples of a half
-    assert found.prefix[3:, 0].tolist() == [2, 1]
+    found = conditioner(Stages()).condition(request(prompt="la", input_audio=wav(np.ones(1_000) / 2), duration=1))
+    assert found.prefix.shape == (1, *found.null_prefix.shape) == (1, 3 + 2, HIDDEN)
+    assert found.prefix[0, 0, 0] == pytest.approx(50, rel=0.01)  # 100 samples of a half
+    assert found.prefix[0, 3:, 0].tolist() == [2, 1]
     assert not found.null_prefix.any()
     assert found.opening is None
 
 
 def test_of_many_channels_the_first_two_make_the_melody() -> None:
     channels = np.stack([np.full(1_000, level) for level in (0.2, 0.4, 0.9, 0.9)], axis=1)
-    found = conditioner(Stages()).condition(request(input_audio=wav(channels)))
-    assert found.prefix[0, 0] == pytest.approx(30, rel=0.01)
+    found = conditioner(Stages()).condition(request(input_audio=wav(channels), duration=1))
+    assert found.prefix[0, 0, 0] == pytest.approx(30, rel=0.01)
 
 
 def test_an_opening_interleaves_the_codebooks_of_its_channels_and_leaves_the_melody_null() -> None:
@@ -152,7 +152,7 @@ def test_a_text_checkpoint_continues_audio_and_refuses_a_melody() -> None:
     audio = wav(np.ones(500))
     found = conditioner(Stages(), text).condition(request(prompt="la", input_audio=audio, continuation=True))
     assert found.opening is not None
-    assert found.prefix.shape == (2, HIDDEN)
+    assert found.prefix.shape == (1, 2, HIDDEN)
     with pytest.raises(InvalidRequest, match="input_audio: found audio to take a melody from"):
         conditioner(Stages(), text).condition(request(prompt="la", input_audio=audio))
 

@@ -1,4 +1,4 @@
-"""Readings reach a registry as Triton's is: gauges set, counters by difference, observations one by one."""
+"""Readings reach a registry as Triton's is: values by difference, observations one by one."""
 
 from __future__ import annotations
 
@@ -32,9 +32,6 @@ class ListedMetric:
 
     def increment(self, value: float) -> None:
         self._calls.append(("increment", value))
-
-    def set(self, value: float) -> None:
-        self._calls.append(("set", value))
 
     def observe(self, value: float) -> None:
         self._calls.append(("observe", value))
@@ -74,7 +71,7 @@ def publisher(*readings: Readings) -> tuple[Publisher, ListedRegistry]:
     return Publisher(iter(readings).__next__, registry), registry
 
 
-def test_counters_grow_by_the_difference_and_gauges_are_set() -> None:
+def test_counters_and_gauges_move_by_the_difference() -> None:
     pairs = [(3, 1), (3, 1), (10, 0)]
     told, registry = publisher(
         *(Readings({Series(STEPS): steps, Series(SLOTS_IN_USE): slots}, {}) for steps, slots in pairs)
@@ -82,7 +79,7 @@ def test_counters_grow_by_the_difference_and_gauges_are_set() -> None:
     for _ in pairs:
         told.publish()
     assert registry.calls[STEPS.name,] == [("increment", 3), ("increment", 7)]
-    assert registry.calls[SLOTS_IN_USE.name,] == [("set", 1), ("set", 0)]
+    assert registry.calls[SLOTS_IN_USE.name,] == [("increment", 1), ("increment", -1)]
 
 
 def test_every_outcome_is_there_before_it_happened() -> None:

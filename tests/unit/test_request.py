@@ -1,13 +1,16 @@
 """What a request may say, field by field."""
 
+import contextlib
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
-from songstarter.contract import FIELDS
+from songstarter.contract import FIELDS, PARAMETERS, plain_values
 from songstarter.errors import InvalidRequest
 from songstarter.request import MAX_SEED, Request, Sampling, Slice
 
@@ -107,6 +110,36 @@ KINDS = {
     "INT64": st.integers(-(2**63), 2**63 - 1),
     "BOOL": st.booleans(),
 }
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=40) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+NAMES = [field.name for field in FIELDS]
+TENSORS = st.one_of(
+    arrays(dtype, array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=2))
+    for dtype in (np.float32, np.int32, np.int64, np.bool_, np.uint8)
+) | arrays(object, array_shapes(max_dims=1, max_side=2), elements=st.binary(max_size=20))
+
+
+@given(
+    st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=4),
+    st.dictionaries(st.sampled_from(NAMES), TENSORS, max_size=4),
+    st.dictionaries(st.sampled_from([*PARAMETERS, "unknown"]), ANYTHING, max_size=3),
+)
+def test_whatever_arrives_makes_a_request_or_a_refusal(
+    values: dict[str, Any], tensors: dict[str, Any], parameters: dict[str, Any]
+) -> None:
+    with contextlib.suppress(InvalidRequest):
+        parse(**(values | plain_values(tensors, parameters)))
+
+
+@given(st.sampled_from(NAMES), TENSORS.filter(lambda tensor: tensor.size != 1))
+def test_a_tensor_of_none_or_several_values_is_refused_by_name(name: str, tensor: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"{name}: found a tensor of shape .*, allowed is one of shape"):
+        plain_values({name: tensor}, {})
 
 
 @given(st.fixed_dictionaries({}, optional={field.name: KINDS[field.datatype] for field in FIELDS}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class SmallFace:
         self.may_answer = threading.Event()
         self.may_answer.set()
 
-    def answer(self, values: Mapping[str, Any], visit: Visit) -> dict[str, Any]:
+    def answer(self, values: Mapping[str, Any], visit: Visit) -> Generator[dict[str, Any], None, None]:
         assert current() is visit
         self.may_answer.wait(10)
         visit.understood(Request.parse({"prompt": SECRET, "num_outputs": 2}, shortest=0.02, longest=30))
@@ -44,7 +44,32 @@ class SmallFace:
             raise values["error"]
         for _ in range(2):
             visit.rendered(1.0)
-        return {"output": np.zeros(2)}
+        visit.go_on()
+        yield {"output": np.zeros(2)}
+
+
+class KeepingReply:
+    """Puts what the caller would get into a queue; ``is_gone`` says that there is no caller any more."""
+
+    def __init__(self) -> None:
+        self.replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.outputs: Any = None
+        self.is_gone = False
+        self.ended = False
+
+    def gone(self) -> bool:
+        assert not self.ended, "nobody asks after the end"
+        return self.is_gone
+
+    def send(self, outputs: Any) -> None:
+        self.outputs = outputs
+
+    def end(self, error: Exception | None = None) -> None:
+        self.ended = True
+        self.replies.put(error or self.outputs)
+
+    def get(self) -> Any:
+        return self.replies.get(timeout=10)
 
 
 @pytest.fixture
@@ -54,7 +79,7 @@ def face() -> SmallFace:
 
 @pytest.fixture
 def desk(face: SmallFace) -> Iterator[RequestDesk]:
-    desk = RequestDesk(face, limit=2)  # type: ignore[arg-type]
+    desk = RequestDesk(face, limit=2, cancel=print)  # type: ignore[arg-type]
     yield desk
     face.may_answer.set()
     desk.close()
@@ -62,10 +87,10 @@ def desk(face: SmallFace) -> Iterator[RequestDesk]:
 
 def ask(desk: RequestDesk, **settings: Any) -> Any:
     """The reply to one request."""
-    replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    reply = KeepingReply()
     values = settings.pop("values", {})
-    desk.accept(lambda: values, replies.put, **settings)
-    return replies.get(timeout=10)
+    desk.accept(lambda: values, reply, **settings)
+    return reply.get()
 
 
 def lines(desk: RequestDesk, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -127,36 +152,36 @@ def test_a_bug_tells_where_it_is(desk: RequestDesk, capfd: pytest.CaptureFixture
 
 def test_who_finds_no_place_is_refused_at_once(desk: RequestDesk, face: SmallFace) -> None:
     face.may_answer.clear()
-    replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    for _ in range(2):
-        desk.accept(dict, replies.put)
+    replies = [KeepingReply(), KeepingReply()]
+    for reply in replies:
+        desk.accept(dict, reply)
     assert isinstance(ask(desk), Unavailable)
     assert desk.readings().values[Series(REQUESTS_IN_FLIGHT)] == 2
     face.may_answer.set()
-    assert all(set(replies.get(timeout=10)) == {"output"} for _ in range(2))
+    assert all(set(reply.get()) == {"output"} for reply in replies)
 
 
 def test_values_that_cannot_be_read_are_the_requests_own_trouble(desk: RequestDesk) -> None:
-    replies: list[Any] = []
+    reply = KeepingReply()
 
     def read() -> dict[str, Any]:
         raise InvalidRequest("prompt", b"", "UTF-8")
 
-    desk.accept(read, replies.append)
-    assert isinstance(replies[0], InvalidRequest)
+    desk.accept(read, reply)
+    assert isinstance(reply.get(), InvalidRequest)
     assert set(ask(desk)) == {"output"}
 
 
 def test_an_answer_that_cannot_be_sent_becomes_an_error(desk: RequestDesk) -> None:
-    replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    class ReplyWithoutRoom(KeepingReply):
+        def end(self, error: Exception | None = None) -> None:
+            if not error:
+                raise MemoryError("no room in shared memory")
+            super().end(error)
 
-    def reply(outcome: Any) -> None:
-        if not isinstance(outcome, Exception):
-            raise MemoryError("no room in shared memory")
-        replies.put(outcome)
-
+    reply = ReplyWithoutRoom()
     desk.accept(dict, reply)
-    assert isinstance(replies.get(timeout=10), MemoryError)
+    assert isinstance(reply.get(), MemoryError)
     desk.close()
     assert desk.readings().values[Series(REQUESTS, ("failed",))] == 1
 

@@ -1,29 +1,29 @@
 """Triton's verbs for the decoder: songstarter.engine does the work, this file carries tensors in and out."""
 
-import json
+import contextlib
 import queue
 import threading
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from songstarter.contract import CANCEL
 from songstarter.engine.order import OrderDesk, outputs
 from songstarter.errors import SongstarterError
 from songstarter.faces.replies import to_inner_wire
+from songstarter.faces.triton import settings_of, to_triton
 from songstarter.publisher import Publisher
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class TritonPythonModel:
-    """Decoupled: one response for each take, when it ends. Sending has a thread of its own, since every call into
+    """Decoupled: one response for each chunk of each take. Sending has a thread of its own, since every call into
     Triton costs a good part of a decode step."""
 
     def initialize(self, args):
-        settings = {
-            key: int(value["string_value"]) for key, value in json.loads(args["model_config"])["parameters"].items()
-        }
+        settings = {name: int(value) for name, value in settings_of(args).items()}
         try:
             self._desk = OrderDesk(Path(args["model_repository"]).parent, **settings)
         except SongstarterError as error:
@@ -39,8 +39,7 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 inputs = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
-                deliver = partial(self._deliver, sender)
-                self._desk.accept(inputs, deliver, request.request_id())
+                self._accept(inputs, sender, request.request_id())
             except Exception as error:
                 sender.send(_failure(error), flags=FINAL)
 
@@ -50,27 +49,36 @@ class TritonPythonModel:
         self._outbox.put(None)
         self._sender.join(timeout=5)
 
-    def _deliver(self, sender, response):
-        self._outbox.put((sender, response))
+    def _accept(self, inputs, sender, request_id):
+        if CANCEL.name in inputs:
+            self._desk.cancel(inputs[CANCEL.name])
+            sender.send(flags=FINAL)
+        else:
+            self._desk.accept(inputs, lambda response: self._outbox.put((sender, response)), request_id)
 
     def _send_all(self):
         while (item := self._outbox.get()) is not None:
             sender, response = item
             try:
                 sender.send(_reply(response), flags=FINAL if response.last else 0)
-                self._desk.delivered(response)
-            except Exception as error:  # the caller may be gone; the others must still be served
-                pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
+            except Exception as error:  # the caller must hear something, and the others must still be served
+                if not response.last:
+                    self._desk.lost(response, error)
+                    continue
+                with contextlib.suppress(Exception):
+                    sender.send(_failure(error), flags=FINAL)
+            self._desk.delivered(response)
 
 
 def _reply(response):
-    if isinstance(response.outcome, SongstarterError):
+    if isinstance(response.outcome, Exception):
         return _failure(response.outcome)
-    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs(response).items()])
+    return pb_utils.InferenceResponse(to_triton(pb_utils, outputs(response.variation, response.outcome)))
 
 
 def _failure(error):
+    """As a tensor, not as Triton's error: see contract.DECODER_OUTPUTS."""
     if not isinstance(error, SongstarterError):
         pb_utils.Logger.log_error(f"decoder: {type(error).__name__}: {error}")
-    code, message = to_inner_wire(error)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
+    _, text = to_inner_wire(error)
+    return pb_utils.InferenceResponse(to_triton(pb_utils, {"error": np.array([text.encode()], dtype=object)}))

@@ -100,3 +100,9 @@ scaleDown:
   policies:
     - {type: Pods, value: 1, periodSeconds: 300}
 {{- end }}
+
+{{- define "songstarter.key" -}}
+- name: SONGSTARTER_KEY
+  valueFrom:
+    secretKeyRef: {name: {{ .Values.server.keySecret }}, key: key}
+{{- end }}
