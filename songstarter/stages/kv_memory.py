@@ -20,6 +20,7 @@ import numpy as np
 
 from songstarter.array import Array
 from songstarter.checkpoint import Device
+from songstarter.stages.huge_pages import zeros
 from songstarter.stages.session import Place, Session
 
 ROWS_PER_SLOT = 2
@@ -44,7 +45,7 @@ class HostMemory:
 
     def __init__(self, names: Sequence[str], *, shape: Shape, dtype: type[np.generic]) -> None:
         """Allocate one block of ``shape`` [row, head, position, head size] for each name."""
-        self._blocks: dict[str, Array] = {name: np.zeros(shape, dtype) for name in names}
+        self._blocks: dict[str, Array] = {name: zeros(shape, dtype) for name in names}
 
     @property
     def bytes(self) -> int:

@@ -3,12 +3,12 @@
 #ifndef SONGSTARTER_ATTENTION_H
 #define SONGSTARTER_ATTENTION_H
 
+#include "memory.h"
 #include "vectors.h"
 
 enum {
     HEAD = 64,           /* head size of every MusicGen */
     PARTS = HEAD / LANES,
-    LINE = 64,           /* bytes that memory gives at once */
     AHEAD = 16,          /* positions that are asked of memory before they are read */
 };
 

@@ -13,6 +13,7 @@
    each. Compiled once for each instruction set (compile.py); called by stages/native_session.py. */
 
 #include "attention.h"
+#include "memory.h"
 #include "products.h"
 #include "team.h"
 
@@ -241,10 +242,7 @@ static Layer layer_of(const Shape *shape, const void *const *parts) {
     return l;
 }
 
-static float *floats(size_t count) {
-    void *memory = NULL;
-    return posix_memalign(&memory, LINE, count * sizeof(float)) ? NULL : memory;
-}
+static float *floats(size_t count) { return allocate(count * sizeof(float)); }
 
 static int complete(const Decoder *d) {
     for (int i = 0; i < d->shape.layers; i++) {
@@ -290,7 +288,7 @@ Decoder *decoder_open(const Shape *shape, const void *const *parts) {
     d->x = floats((size_t)MOST_ROWS * shape->hidden);
     d->wide = floats((size_t)MOST_ROWS * 4 * shape->hidden);
     d->attended = floats((size_t)MOST_ROWS * shape->hidden);
-    d->quantised.levels = (int8_t *)floats((size_t)MOST_ROWS * shape->hidden); /* bytes: four to a float */
+    d->quantised.levels = allocate((size_t)MOST_ROWS * 4 * shape->hidden);
     gather(&d->team, shape->threads, pass, d);
     d->scores = floats((size_t)d->team.threads * (shape->positions + LANES));
     if (complete(d))

@@ -5,8 +5,7 @@
 #ifndef SONGSTARTER_PRODUCTS_H
 #define SONGSTARTER_PRODUCTS_H
 
-#include <stdlib.h>
-
+#include "memory.h"
 #include "team.h"
 #include "vectors.h"
 
@@ -59,8 +58,11 @@ static void quantise(const float *x, int width, int row, Quantised *into) {
 /* A register full of sums, each of four more products of an unsigned and a signed byte. */
 #if defined(__AVX512VNNI__)
 typedef __m512i Sums;
+/* Not by the intrinsic: around that, gcc 12 copies every sum twice in each round of the loop. */
 static inline Sums add_products(Sums sums, const uint8_t *weights, int32_t activations) {
-    return _mm512_dpbusd_epi32(sums, _mm512_loadu_si512(weights), _mm512_set1_epi32(activations));
+    __m512i w = _mm512_loadu_si512(weights), a = _mm512_set1_epi32(activations);
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(w), "v"(a));
+    return sums;
 }
 #else
 typedef __m256i Sums;
@@ -132,12 +134,10 @@ static void multiply(Team *team, int number, const Matrix *m, const Quantised *f
 
 /* Levels [in, out], as the graph has them, in the order in which products read them; no panels if memory is short. */
 static Matrix packed(const int8_t *levels, const float *scales, int inputs, int outputs) {
-    void *panels = NULL;
-    if (posix_memalign(&panels, 64, (size_t)inputs * outputs))
-        return (Matrix){NULL, scales, inputs, outputs};
-    for (int channel = 0; channel < outputs; channel += PANEL)
+    uint8_t *panels = allocate((size_t)inputs * outputs);
+    for (int channel = 0; panels && channel < outputs; channel += PANEL)
         for (int k = 0; k < inputs; k++) {
-            uint8_t *to = (uint8_t *)panels + (size_t)channel * inputs + (size_t)(k / DEEP) * PANEL * DEEP + k % DEEP;
+            uint8_t *to = panels + (size_t)channel * inputs + (size_t)(k / DEEP) * PANEL * DEEP + k % DEEP;
             const int8_t *from = levels + (size_t)k * outputs + channel;
             for (int i = 0; i < PANEL; i++)
                 to[i * DEEP] = (uint8_t)(from[i] + WEIGHT_OFFSET);
