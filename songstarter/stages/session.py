@@ -52,8 +52,8 @@ class DeviceArray:
         self._value.update_inplace(array)
 
     def read(self) -> Array:
-        array: Array = self._value.numpy()
-        return array
+        """A copy, for on the CPU onnxruntime's own is the memory itself."""
+        return np.array(self._value.numpy())
 
 
 class Block:

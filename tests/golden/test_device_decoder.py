@@ -283,6 +283,13 @@ def read(place: Place) -> Array:
     return np.frombuffer(ctypes.string_at(place.address, size), place.dtype).reshape(place.shape)
 
 
+def test_what_was_read_from_a_device_stays_when_the_device_goes_on() -> None:
+    array = DeviceArray(np.zeros(3, np.int64), "cpu")
+    before = array.read()
+    array.write(np.ones(3, np.int64))
+    assert (before.tolist(), array.read().tolist()) == ([0, 0, 0], [1, 1, 1])
+
+
 def test_rows_of_a_block_are_counted_from_its_start() -> None:
     block = DeviceArray(np.arange(24, dtype=np.float32).reshape(4, 2, 3), "cpu").place
     assert read(rows_of(block, 1, 2)).tolist() == np.arange(24).reshape(4, 2, 3)[1:3].tolist()
