@@ -93,6 +93,8 @@ class Findings:
 def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parse(arguments)
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    if lacking := gpu_device.lacking(parsed.device):
+        raise SystemExit(lacking)
     with tempfile.TemporaryDirectory(dir=parsed.folder, prefix="songstarter-gpu-") as folder:
         found = run(_plan(parsed, Path(folder)))
     text = json.dumps(found)
@@ -215,7 +217,7 @@ def _conclude(
     expected = len(plan.precisions) * (1 if plan.check is plan.size else 2)
     holds = len(findings.parities) == expected and all(parity.holds for parity in findings.parities)
     print(f"measured:\n{table(cases)}" if cases else "nothing was measured")
-    print("\n".join([*map(str, findings.parities), *_verdicts(cases), *(f"failed: {f}" for f in findings.failures)]))
+    print("\n".join([*map(str, findings.parities), *verdicts(cases), *(f"failed: {f}" for f in findings.failures)]))
     verdict = "holds" if holds else "DOES NOT HOLD"
     print(f"verdict: parity {verdict}; {len(cases)} cases measured, {len(findings.failures)} failures")
     return document(
@@ -233,7 +235,7 @@ def _conclude(
     )
 
 
-def _verdicts(cases: Sequence[Case]) -> list[str]:
+def verdicts(cases: Sequence[Case]) -> list[str]:
     """Each case that has an aim, beside it; the aims are an H200's."""
     lines = []
     for case in cases:

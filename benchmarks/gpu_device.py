@@ -10,10 +10,22 @@ import torch
 
 from benchmarks import machine
 from songstarter.checkpoint import Device
+from songstarter.stages.session import providers
 
 COPIED_BYTES = {"cuda": 4 * 2**30, "cpu": 256 * 2**20}
 PASSES = 5
 PACKAGES = (*machine.PACKAGES, "onnxruntime-gpu")
+
+
+def lacking(device: Device) -> str | None:
+    """What a device needs and is not there, in words; None when it can be tried."""
+    if device == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no CUDA device: this needs one, and a torch that is built for CUDA"
+    if "CUDAExecutionProvider" not in providers():
+        return "this onnxruntime has no CUDA: pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+    return None
 
 
 def facts(device: Device) -> dict[str, str | int]:

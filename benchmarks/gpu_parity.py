@@ -18,7 +18,7 @@ from songstarter.checkpoint import Device
 from songstarter.stages.sampler import sample_slots
 
 # The largest difference allowed, in standard deviations of the logits; on the CPU a tenth of it is seen.
-ERRORS = {"fp16": 0.05, "fp16_kv8": 0.5}
+ERRORS = {"fp16": 0.05, "fp16_kv8": 0.15}
 GREEDY_EQUAL = {"fp16": 0.98, "fp16_kv8": 0.9}
 DRAWN_EQUAL = 0.999  # a number may fall between the edges of two tokens as two libraries round them
 

@@ -74,9 +74,9 @@ class Session:
             CheckpointError: the file is missing or damaged, or the device is not to be had.
         """
         provider = PROVIDERS[device]
-        if provider not in ort.get_available_providers():
+        if provider not in providers():
             raise CheckpointError(
-                f"this onnxruntime cannot use {device}, it has {', '.join(ort.get_available_providers())}: "
+                f"this onnxruntime cannot use {device}, it has {', '.join(providers())}: "
                 "install onnxruntime-gpu, or export with --device cpu"
             )
         options = OPTIONS[device] | (CAPTURING[device] if captures else {})
@@ -149,6 +149,12 @@ class Binding:
     def run(self) -> None:
         """Run and wait until it is done."""
         self._session.run_with_iobinding(self._binding, self._options)
+
+
+def providers() -> list[str]:
+    """What this onnxruntime was built for."""
+    known: list[str] = ort.get_available_providers()
+    return known
 
 
 def _open(path: Path, threads: int, provider: str, options: dict[str, str]) -> ort.InferenceSession:
