@@ -18,9 +18,10 @@ from statistics import median
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.arguments import numbers, words
 from benchmarks.exported import CACHE, exported, make_weights
 from benchmarks.machine import Memory
-from benchmarks.measurements import Measurements
+from benchmarks.measurements import Measurements, samples
 from benchmarks.ours import OurDecode
 from benchmarks.peer import VARIANTS, PeerDecode
 from benchmarks.quality import Quality, compare, make_run, played_logits, reference_logits
@@ -102,7 +103,7 @@ def run(plan: Plan) -> dict[str, Any]:
         steps=plan.steps,
         rounds=plan.rounds,
         quality={precision: asdict(found) for precision, found in quality.items()},
-        samples=_samples(measurements),
+        samples=samples(measurements),
         peers_not_running=failed,
         skipped=skipped,
     )
@@ -184,14 +185,6 @@ def _qualities(plan: Plan, loaded: Loaded, graphs: dict[str, Graph]) -> dict[str
     }
 
 
-def _samples(measurements: Measurements) -> dict[str, dict[str, list[Any]]]:
-    """Every step that was timed, in milliseconds, by round and context: for those who doubt a median."""
-    return {
-        "ours": {f"{songs} x {name}": list(map(asdict, found)) for (songs, name), found in measurements.ours.items()},
-        "peer": {f"{songs} x {name}": found for (songs, name), found in measurements.peer.items()},
-    }
-
-
 def _graph(loaded: Loaded, plan: Plan, precision: str) -> Graph:
     repository, checkpoint = exported(loaded, plan.size, precision, plan.cache)
     return Graph(repository, checkpoint, traffic_of(repository / GRAPH))
@@ -200,9 +193,9 @@ def _graph(loaded: Loaded, plan: Plan, precision: str) -> Graph:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--songs", type=_numbers, default=[1, 4, 16], help="songs at once, as in 1,4,16")
-    parser.add_argument("--precision", type=_words, default=["fp32", "int8"], help="precisions, as in fp32,int8")
-    parser.add_argument("--takes", type=_numbers, default=[8, 30], help="lengths of takes in seconds")
+    parser.add_argument("--songs", type=numbers, default=[1, 4, 16], help="songs at once, as in 1,4,16")
+    parser.add_argument("--precision", type=words, default=["fp32", "int8"], help="precisions, as in fp32,int8")
+    parser.add_argument("--takes", type=numbers, default=[8, 30], help="lengths of takes in seconds")
     parser.add_argument("--steps", type=int, default=8, help="steps timed at each context in each round")
     parser.add_argument("--rounds", type=int, default=3, help="how often ours and the peer take turns")
     parser.add_argument("--peers", type=_variants, default=list(VARIANTS), help=f"of {','.join(VARIANTS)}; empty: none")
@@ -227,18 +220,10 @@ def _plan(parsed: argparse.Namespace) -> Plan:
 
 
 def _variants(text: str) -> list[str]:
-    names = _words(text)
+    names = words(text)
     if unknown := set(names) - set(VARIANTS):
         raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
     return names
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(word) for word in _words(text)]
 
 
 def _seconds(steps: dict[int, list[Step]]) -> dict[int, list[float]]:

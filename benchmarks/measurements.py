@@ -7,8 +7,9 @@ each measurement, and medians are taken over rounds: a median over all steps wou
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Any
 
 from benchmarks.quality import Quality
 from benchmarks.report import Case, Question, mean_traffic
@@ -99,6 +100,14 @@ class Measurements:
             for (count, variant), rounds in self.peer.items()
             if count == songs and all(last_context(take_seconds) in samples for samples in rounds)
         }
+
+
+def samples(measurements: Measurements) -> dict[str, dict[str, list[Any]]]:
+    """Every step that was timed, in milliseconds, by round and context: for those who doubt a median."""
+    return {
+        "ours": {f"{songs} x {name}": list(map(asdict, found)) for (songs, name), found in measurements.ours.items()},
+        "peer": {f"{songs} x {name}": found for (songs, name), found in measurements.peer.items()},
+    }
 
 
 def _mean(take_seconds: int, samples: Samples) -> float:

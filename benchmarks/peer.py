@@ -11,6 +11,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Self
 
@@ -68,9 +69,9 @@ def _unchanged(forward: Forward) -> Forward:
     return forward
 
 
-def _compiled(forward: Forward) -> Forward:
+def _compiled(forward: Forward, **options: Any) -> Forward:
     """Compile what every step runs; the first call, with the prefix, stays as it is."""
-    compiled = torch.compile(forward, dynamic=False)
+    compiled = torch.compile(forward, dynamic=False, **options)
 
     def run(input_ids: torch.Tensor, **settings: Any) -> Any:
         if settings.get("encoder_hidden_states") is not None:
@@ -86,18 +87,25 @@ VARIANTS: dict[str, Variant] = {
     "sdpa": Variant("sdpa", _growing_cache, _stretch_growing, _unchanged),
     "static+compile": Variant("sdpa", _static_cache, _stretch_static, _compiled),
 }
+# With CUDA graphs; on the CPU there are none.
+GPU_VARIANTS: dict[str, Variant] = VARIANTS | {
+    "static+graphs": Variant("sdpa", _static_cache, _stretch_static, partial(_compiled, mode="reduce-overhead")),
+}
 
 
 class Clock(LogitsProcessor):
-    """Calls ``stretch`` after the model's first call, and notes when each came."""
+    """Calls ``stretch`` after the model's first call, and notes when each was done."""
 
-    def __init__(self, stretch: Callable[[], None]) -> None:
+    def __init__(self, stretch: Callable[[], None], device: torch.device) -> None:
         self._stretch = stretch
+        self._device = device
         self.ticks: list[float] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if not self.ticks:
             self._stretch()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         self.ticks.append(time.perf_counter())
         return scores
 
@@ -143,10 +151,10 @@ class PeerDecode:
             for layer in cache.layers:
                 self._variant.stretch(layer, start)
 
-        clock = Clock(stretch)
+        clock = Clock(stretch, model.device)
         with torch.inference_mode():
             model.generate(
-                input_ids=torch.ones((self._songs, PROMPT_TOKENS), dtype=torch.long),
+                input_ids=torch.ones((self._songs, PROMPT_TOKENS), dtype=torch.long, device=model.device),
                 past_key_values=EncoderDecoderCache(cache, DynamicCache(config=model.decoder.config)),
                 logits_processor=LogitsProcessorList([clock]),
                 guidance_scale=GUIDANCE,

@@ -53,13 +53,14 @@ def make_run(loaded: Loaded, seconds: int = SECONDS) -> Run:
 
 
 def reference_logits(loaded: Loaded, run: Run) -> Array:
-    """[column, 2, codebook, token]: what the torch module says in fp32, all columns in one call."""
+    """[column, 2, codebook, token]: what the torch module says, all columns in one call."""
     codebooks, count = run.columns.shape
-    rows = torch.from_numpy(np.stack(run.prefix.rows))
+    decoder = loaded.model.decoder
+    rows = torch.from_numpy(np.stack(run.prefix.rows)).to(decoder.device, decoder.dtype)
     ids = torch.from_numpy(run.columns).expand(len(rows), -1, -1).reshape(-1, count)
     with torch.inference_mode():
-        logits = loaded.model.decoder(input_ids=ids, encoder_hidden_states=rows).logits
-    by_row: Array = logits.reshape(len(rows), codebooks, -1, logits.shape[-1])[:, :, -count:].numpy()
+        logits = decoder(input_ids=ids.to(decoder.device), encoder_hidden_states=rows).logits
+    by_row: Array = logits.reshape(len(rows), codebooks, -1, logits.shape[-1])[:, :, -count:].float().cpu().numpy()
     return by_row.transpose(2, 0, 1, 3)
 
 

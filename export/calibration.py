@@ -36,7 +36,7 @@ def memory_scales(model: torch.nn.Module) -> list[MemoryScales]:
     spread = sum(table.weight.var().item() for table in model.model.decoder.embed_tokens) ** 0.5
     prefix = spread * torch.randn((1, PREFIX, config.hidden_size), generator=generator)
     with torch.no_grad(), largest_outputs(model) as largest:
-        model(input_ids=columns, encoder_hidden_states=prefix)
+        model(input_ids=columns.to(model.device), encoder_hidden_states=prefix.to(model.device, model.dtype))
     names = [f"model.decoder.layers.{layer}.self_attn" for layer in range(config.num_hidden_layers)]
     return [MemoryScales(_scale(largest[f"{name}.k_proj"]), _scale(largest[f"{name}.v_proj"])) for name in names]
 
@@ -62,5 +62,5 @@ def largest_outputs(model: torch.nn.Module) -> Iterator[dict[str, torch.Tensor]]
 
 
 def _scale(largest: torch.Tensor) -> np.ndarray:
-    scale: np.ndarray = (largest.clamp(min=1e-6) * HEADROOM / LEVELS).float().numpy()
+    scale: np.ndarray = (largest.float().clamp(min=1e-6) * HEADROOM / LEVELS).cpu().numpy()
     return scale

@@ -91,15 +91,10 @@ def write_decoder(model: torch.nn.Module, shape: Shape, form: Form, folder: Path
         paths.append(folder / CROSS_FILE)
         with Graph(paths[-1]) as graph:
             _write_cross_attention(graph, shape, state)
-    return paths + (_memory_graphs(shape, form, folder) if form.samples else [])
-
-
-def _memory_graphs(shape: Shape, form: Form, folder: Path) -> list[Path]:
-    """Those of the song's keys and values and, where there is text, of the text's."""
-    paths = write_memory_graphs(folder, _names("", shape), form.memory)
-    return paths + (
-        write_memory_graphs(folder, _names("cross_", shape), np.float32, CROSS_PREFIX) if shape.attends_to_text else []
-    )
+    if form.samples:
+        paths += write_memory_graphs(folder, shape.layers, form.memory)
+        paths += write_memory_graphs(folder, shape.layers, np.float32, CROSS_PREFIX) if shape.attends_to_text else []
+    return paths
 
 
 class _DecoderGraph:
@@ -109,10 +104,10 @@ class _DecoderGraph:
         self.graph, self.shape, self.form, self.state, self.keeping = graph, shape, form, state, keeping
 
     def write(self) -> None:
-        x = self._embed()
+        x, change = self._embed(), None
         for layer in range(self.shape.layers):
-            x = self._layer(layer, x)
-        self._heads(x)
+            x, change = self._layer(layer, x, change)
+        self._heads(self._changed(x, change))
 
     def _embed(self) -> str:
         graph, shape = self.graph, self.shape
@@ -136,15 +131,18 @@ class _DecoderGraph:
         table = _array(self.state, f"model.decoder.embed_tokens.{codebook}.weight")
         return np.concatenate([table, np.zeros_like(table[:1])])
 
-    def _layer(self, layer: int, x: str) -> str:
+    def _layer(self, layer: int, x: str, change: str | None) -> tuple[str, str]:
+        """The residual stream before a layer's last change of it, and that change."""
         key = f"model.decoder.layers.{layer}"
-        x = self._residual(f"{key}.self", x, self._self_attention(layer, key, x))
+        normed, x = self._norm(f"{key}.self_attn_layer_norm", x, change)
+        change = self._self_attention(layer, key, normed)
         if self.shape.attends_to_text:
-            x = self._residual(f"{key}.cross", x, self._cross_attention(layer, key, x))
-        return self._residual(f"{key}.feed", x, self._feed_forward(key, x))
+            normed, x = self._norm(f"{key}.encoder_attn_layer_norm", x, change)
+            change = self._cross_attention(layer, key, normed)
+        normed, x = self._norm(f"{key}.final_layer_norm", x, change)
+        return x, self._feed_forward(key, normed)
 
-    def _self_attention(self, layer: int, key: str, x: str) -> str:
-        normed = self._norm(f"{key}.self_attn_layer_norm", x)
+    def _self_attention(self, layer: int, key: str, normed: str) -> str:
         packed = np.concatenate([_array(self.state, f"{key}.self_attn.{p}_proj.weight") for p in "qkv"])
         packed, out = self.keeping.fold(layer, packed, _array(self.state, f"{key}.self_attn.out_proj.weight"))
         attended = self._grouped_query_attention(layer, self._linear(f"{key}.self_attn.qkv", normed, packed))
@@ -189,7 +187,7 @@ class _DecoderGraph:
         index = self.graph.weight("first_channels", first)
         return self.graph.node("Gather", [attended, index], f"first_{layer}", axis=-1)
 
-    def _cross_attention(self, layer: int, key: str, x: str) -> str:
+    def _cross_attention(self, layer: int, key: str, normed: str) -> str:
         """Softmax over the text's places, under a ceiling that is very low where a row has no text."""
         graph, shape = self.graph, self.shape
         name = f"{key}.encoder_attn"
@@ -198,7 +196,7 @@ class _DecoderGraph:
         values = graph.input(f"cross_value_{layer}", np.float32, dims)
         if layer == 0:
             graph.input("text_ceiling", np.float32, ["row", 1, 1, "text_place"])
-        query = self._linear_of(f"{name}.q_proj", self._norm(f"{key}.encoder_attn_layer_norm", x))
+        query = self._linear_of(f"{name}.q_proj", normed)
         query = self._cast(query, f"{name}.query_fp32", np.float32)
         split = graph.constant(np.array([0, 0, shape.heads, shape.head_size], np.int64))
         heads = graph.node("Reshape", [query, split], f"{name}.split")
@@ -215,8 +213,8 @@ class _DecoderGraph:
         joined = graph.node("Reshape", [by_position, join], f"{name}.joined")
         return self._linear_of(f"{name}.out_proj", self._cast(joined, f"{name}.joined_cast", self.form.activation))
 
-    def _feed_forward(self, key: str, x: str) -> str:
-        wide = self._linear_of(f"{key}.fc1", self._norm(f"{key}.final_layer_norm", x))
+    def _feed_forward(self, key: str, normed: str) -> str:
+        wide = self._linear_of(f"{key}.fc1", normed)
         active, *_ = self.graph.contrib("Gelu", [wide], [f"{key}.gelu"])
         return self._linear_of(f"{key}.fc2", active)
 
@@ -226,22 +224,30 @@ class _DecoderGraph:
         last = graph.constant(np.array(-1, np.int64))
         final = graph.node("Gather", [x, last], "last_position", axis=1)
         single = graph.node("Unsqueeze", [final, graph.constant(np.array([1], np.int64))], "last_as_sequence")
-        normed = self._norm("model.decoder.layer_norm", single)
+        normed, _ = self._norm("model.decoder.layer_norm", single, None)
         heads = np.concatenate([_array(self.state, f"lm_heads.{k}.weight") for k in range(shape.codebooks)])
         flat = self._cast(self._linear("lm_heads", normed, heads), "flat_logits", np.float32)
         split = graph.constant(np.array([0, shape.codebooks, shape.vocabulary], np.int64))
         graph.node("Reshape", [flat, split], "logits")
         graph.output("logits", np.float32, ["row", shape.codebooks, shape.vocabulary])
 
-    def _norm(self, key: str, x: str) -> str:
-        """Layer norm in fp32, handed on in the type that products take."""
+    def _norm(self, key: str, x: str, change: str | None) -> tuple[str, str]:
+        """Layer norm in fp32 of the changed stream, handed on in the type that products take; and the stream."""
         scale = self.graph.weight(f"{key}.weight", _array(self.state, f"{key}.weight"))
         shift = self.graph.weight(f"{key}.bias", _array(self.state, f"{key}.bias"))
-        normed = self.graph.node("LayerNormalization", [x, scale, shift], key, axis=-1, epsilon=EPSILON)
-        return self._cast(normed, f"{key}.cast", self.form.activation)
+        if change is None or not self.form.adds_in_norm:
+            x = self._changed(x, change)
+            normed = self.graph.node("LayerNormalization", [x, scale, shift], key, axis=-1, epsilon=EPSILON)
+        else:
+            inputs = [x, self._cast(change, f"{change}.fp32", np.float32), scale, shift]
+            outputs = [key, "", "", f"{change}.residual"]
+            normed, _, _, x = self.graph.contrib("SkipLayerNormalization", inputs, outputs, epsilon=EPSILON)
+        return self._cast(normed, f"{key}.cast", self.form.activation), x
 
-    def _residual(self, name: str, x: str, change: str) -> str:
-        return self.graph.node("Add", [x, self._cast(change, f"{name}.change", np.float32)], f"{name}.residual")
+    def _changed(self, x: str, change: str | None) -> str:
+        if change is None:
+            return x
+        return self.graph.node("Add", [x, self._cast(change, f"{change}.fp32", np.float32)], f"{change}.residual")
 
     def _linear_of(self, key: str, x: str) -> str:
         return self._linear(key, x, _array(self.state, f"{key}.weight"))
@@ -283,10 +289,6 @@ def sinusoids(positions: int, hidden: int) -> np.ndarray:
     rates = torch.exp(torch.arange(half).float() * -(np.log(10000) / (half - 1)))
     phases = torch.arange(positions).float().unsqueeze(1) * rates.unsqueeze(0)
     return torch.cat([phases.cos(), phases.sin()], dim=1).numpy()
-
-
-def _names(prefix: str, shape: Shape) -> list[str]:
-    return [f"{prefix}{kind}_{layer}" for kind in ("key", "value") for layer in range(shape.layers)]
 
 
 def _array(state: State, key: str) -> np.ndarray:

@@ -6,7 +6,6 @@ copy_row.onnx   one row of each block -> the same, elsewhere
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,9 @@ COPY_FILE = "copy_row.onnx"
 BLOCK = ["row", "head", "position", "channel"]
 
 
-def write_memory_graphs(folder: Path, names: Sequence[str], dtype: type[np.generic], prefix: str = "") -> list[Path]:
-    """Write both graphs for blocks of these names; ``prefix`` stands before the files' names."""
+def write_memory_graphs(folder: Path, layers: int, dtype: type[np.generic], prefix: str = "") -> list[Path]:
+    """Write both graphs for the keys and values of so many layers; ``prefix`` begins the names of files and blocks."""
+    names = [f"{prefix}{kind}_{layer}" for kind in ("key", "value") for layer in range(layers)]
     zeros, copy = folder / f"{prefix}{ZEROS_FILE}", folder / f"{prefix}{COPY_FILE}"
     with Graph(zeros) as graph:
         graph.input("shape", np.int64, [len(BLOCK)])

@@ -74,6 +74,7 @@ class Form:
     activation: type[np.generic]  # what products take and give; the residual stream is always fp32
     keeping: type[MemoryForm]
     samples: bool = False  # the graph ends in tokens, so that logits need not leave its device
+    adds_in_norm: bool = False  # one kernel fewer for each norm: on a GPU small ones cost what they launch
 
     @property
     def memory(self) -> type[np.generic]:
@@ -86,6 +87,6 @@ FORMS: dict[tuple[str, str], Form] = {
     ("int8", "cpu"): Form(linear_int8, np.float32, FloatMemory),
     ("int8_kv8", "cpu"): Form(linear_int8, np.float32, ScaledMemory),
     ("fp16", "cpu"): Form(linear_fp16, np.float16, FloatMemory),
-    ("fp16", "cuda"): Form(linear_fp16, np.float16, FloatMemory, samples=True),
-    ("fp16_kv8", "cuda"): Form(linear_fp16, np.float16, FoldedMemory, samples=True),
+    ("fp16", "cuda"): Form(linear_fp16, np.float16, FloatMemory, samples=True, adds_in_norm=True),
+    ("fp16_kv8", "cuda"): Form(linear_fp16, np.float16, FoldedMemory, samples=True, adds_in_norm=True),
 }

@@ -49,7 +49,7 @@ def make_checkpoint(
             family,
             text_encoder=_make_text_encoder(len(tokenizer)),
             codec=make_codec(filters=filters, latent=latent),
-            decoder=_make_decoder(family, channels, hidden, layers),
+            decoder=make_decoder(family, channels, hidden, layers),
         )
         _vary_norms_and_biases(model)
         _fill_projections(model)
@@ -98,7 +98,8 @@ def _make_text_encoder(vocabulary: int) -> T5EncoderModel:
     return T5EncoderModel(config).eval()
 
 
-def _make_decoder(family: Family, channels: int, hidden: int, layers: int) -> LanguageModel:
+def make_decoder(family: Family, channels: int, hidden: int, layers: int) -> LanguageModel:
+    """A language model of random weights, on torch's default device and in its default type."""
     config = DECODER_CONFIGS[family](
         vocab_size=CODEBOOK_SIZE,
         num_hidden_layers=layers,

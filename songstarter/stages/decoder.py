@@ -51,7 +51,7 @@ class DecoderStage:
         decoder = checkpoint.decoder
         self.slots = slots
         self._hidden = decoder.hidden
-        self._codebooks = checkpoint.codebooks
+        self.codebooks = checkpoint.codebooks
         self._vocabulary = checkpoint.vocabulary
         self._positions = decoder.positions
         self._nothing = checkpoint.special_token + 1  # stands where a position has a piece of the prefix and no column
@@ -90,7 +90,7 @@ class DecoderStage:
         embeddings, columns, start, stop = row.piece(most)
         prefix = np.zeros((1, stop - start, self._hidden), np.float32)
         prefix[0, : len(embeddings)] = embeddings
-        tokens = np.full((1, self._codebooks, stop - start), self._nothing)
+        tokens = np.full((1, self.codebooks, stop - start), self._nothing)
         tokens[0, :, len(embeddings) :] = columns
         self._call(row.row, tokens, prefix, positions=np.arange(start, stop)[None], held=np.array([stop - 1]))
         row.filled = stop
@@ -128,7 +128,7 @@ class DecoderStage:
             positions=held[:, None],
             held=held,
         )
-        return logits.reshape(len(columns), ROWS_PER_SLOT, self._codebooks, -1)
+        return logits.reshape(len(columns), ROWS_PER_SLOT, self.codebooks, -1)
 
     def _call(self, first: int, tokens: Array, embeddings: Array, *, positions: Array, held: Array) -> Array:
         """Run the graph on consecutive rows; ``held`` [row] is the last position of each after the call."""

@@ -83,7 +83,7 @@ class DeviceDecoder(DecoderStage):
 
     def _bucket(self, slots: int) -> Bucket:
         """The step over the first ``slots`` slots; its first run captures it under that number."""
-        rows, columns, codebooks = slots * ROWS_PER_SLOT, (slots, self._codebooks), self._codebooks
+        rows, columns, codebooks = slots * ROWS_PER_SLOT, (slots, self.codebooks), self.codebooks
         inputs = PackedInputs(
             {
                 "tokens": (np.int64, (rows, codebooks, 1)),
@@ -114,7 +114,7 @@ class DeviceDecoder(DecoderStage):
         return {
             "pairs": np.minimum(_pairs(slots), rows - 1),
             "settings": np.zeros((SETTINGS, slots, 1, 1), np.float32),
-            "uniforms": np.zeros((2, slots, self._codebooks, 1)),
+            "uniforms": np.zeros((2, slots, self.codebooks, 1)),
         }
 
 

@@ -53,8 +53,8 @@ class DeviceArray:
         self._value.update_inplace(array)
 
     def read(self) -> Array:
-        array: Array = self._value.numpy()
-        return array
+        """A copy, for on the CPU onnxruntime's own is the memory itself."""
+        return np.array(self._value.numpy())
 
 
 class Block:
@@ -94,9 +94,9 @@ class Session:
             CheckpointError: the file is missing or damaged, or the device is not to be had.
         """
         provider = PROVIDERS[device]
-        if provider not in ort.get_available_providers():
+        if provider not in providers():
             raise CheckpointError(
-                f"this onnxruntime cannot use {device}, it has {', '.join(ort.get_available_providers())}: "
+                f"this onnxruntime cannot use {device}, it has {', '.join(providers())}: "
                 "install onnxruntime-gpu, or export with --device cpu"
             )
         options = OPTIONS[device] | (CAPTURING[device] if captures else {})
@@ -169,6 +169,12 @@ class Binding:
     def run(self) -> None:
         """Run and wait until it is done."""
         self._session.run_with_iobinding(self._binding, self._options)
+
+
+def providers() -> list[str]:
+    """What this onnxruntime was built for."""
+    known: list[str] = ort.get_available_providers()
+    return known
 
 
 def _open(path: Path, threads: int, provider: str, options: dict[str, str]) -> ort.InferenceSession:

@@ -50,6 +50,7 @@ def test_the_values_of_the_plain_manifests_are_right(path: Any) -> None:
     "changes",
     [
         {"gpu": {"count": 0}, "modelStore": {"device": "cpu", "precision": "int8_kv8"}},
+        {"modelStore": {"device": "cuda", "precision": "fp16_kv8"}},
         {"modelStore": {"kind": "archive", "archive": ARCHIVE}},
         {"image": {"digest": f"sha256:{'0' * 64}"}},
         {"autoscaling": {"kind": "keda", "minReplicas": 0, "keda": {"arrivalsQuery": "sum(x)"}}},

@@ -27,6 +27,7 @@ from songstarter.stages.kv_memory import DeviceMemory, HostMemory, rows_of
 from songstarter.stages.opening import open_decoder
 from songstarter.stages.packed_inputs import PackedInputs
 from songstarter.stages.replay_guard import ReplayGuard
+from songstarter.stages.runtime import OnHost
 from songstarter.stages.sampler import Draw, sample_slots
 from songstarter.stages.session import DeviceArray, Place
 
@@ -107,17 +108,23 @@ def test_the_columns_of_a_step_are_those_that_the_host_draws_from_its_logits(
         assert all((found[slot] == expected[slot]).all() for slot in draws)
 
 
-def test_half_precision_on_device_memory_equals_half_precision_on_the_host(loaded: Loaded, tmp_path: Path) -> None:
-    on_host = open_decoder(tmp_path / "host", write(loaded, "fp16", tmp_path / "host", "cpu"), slots=SLOTS)
-    on_device = open_decoder(tmp_path / "cuda", write(loaded, "fp16", tmp_path / "cuda"), slots=SLOTS, device="cpu")
-    assert type(on_host) is DecoderStage
+class OnNumpy(DeviceDecoder):
+    """The device's graph on memory of numpy, sampled by the host."""
+
+    runtime = OnHost
+    next_columns = DecoderStage.next_columns
+
+
+def test_steps_on_device_memory_equal_steps_on_numpy_s(loaded: Loaded, tmp_path: Path) -> None:
+    checkpoint = write(loaded, "fp16", tmp_path)
+    on_numpy, on_device = OnNumpy(tmp_path, checkpoint, slots=SLOTS), DeviceDecoder(tmp_path, checkpoint, slots=SLOTS)
     draws = dict(enumerate(DRAWS))
-    columns, lengths = filled(on_host, loaded)
+    columns, lengths = filled(on_numpy, loaded)
     filled(on_device, loaded)
-    assert on_host.memory_bytes == on_device.memory_bytes
+    assert on_numpy.memory_bytes == on_device.memory_bytes
     for _ in range(6):
-        assert (on_host.step(columns, lengths) == on_device.step(columns, lengths)).all()
-        ours, theirs = (stage.next_columns(columns, lengths, draws) for stage in (on_device, on_host))
+        assert (on_numpy.step(columns, lengths) == on_device.step(columns, lengths)).all()
+        ours, theirs = (stage.next_columns(columns, lengths, draws) for stage in (on_device, on_numpy))
         assert all((ours[slot] == theirs[slot]).all() for slot in draws)
         columns, lengths = np.stack([ours[slot] for slot in draws]), lengths + 1
 
@@ -178,14 +185,12 @@ def test_a_slot_that_is_still_filled_is_not_hurt_by_the_steps_of_a_bucket_that_c
     assert np.abs(stage.step(columns, lengths)[4] - disturbed).max() < 0.02
 
 
-def test_the_engine_s_songs_on_a_device_are_those_on_the_host(loaded: Loaded, tmp_path: Path) -> None:
+def test_the_engine_s_songs_on_device_memory_are_those_on_numpy_s(loaded: Loaded, tmp_path: Path) -> None:
     """Two requests, variations and a newcomer: copies, kept beginnings and every bucket are in it."""
     pattern = DelayPattern(loaded.delays, special=2048)
-    songs = []
-    for device in ("cpu", "cuda"):
-        checkpoint = write(loaded, "fp16", tmp_path / device, device)
-        stage = open_decoder(tmp_path / device, checkpoint, slots=SLOTS, device="cpu")
-        songs.append(play(Engine(stage, pattern, max_waiting=16), loaded))
+    checkpoint = write(loaded, "fp16", tmp_path)
+    stages = OnNumpy(tmp_path, checkpoint, slots=SLOTS), DeviceDecoder(tmp_path, checkpoint, slots=SLOTS)
+    songs = [play(Engine(stage, pattern, max_waiting=16), loaded) for stage in stages]
     assert songs[0] == songs[1]
 
 
@@ -283,6 +288,13 @@ def read(place: Place) -> Array:
     return np.frombuffer(ctypes.string_at(place.address, size), place.dtype).reshape(place.shape)
 
 
+def test_what_was_read_from_a_device_stays_when_the_device_goes_on() -> None:
+    array = DeviceArray(np.zeros(3, np.int64), "cpu")
+    before = array.read()
+    array.write(np.ones(3, np.int64))
+    assert (before.tolist(), array.read().tolist()) == ([0, 0, 0], [1, 1, 1])
+
+
 def test_rows_of_a_block_are_counted_from_its_start() -> None:
     block = DeviceArray(np.arange(24, dtype=np.float32).reshape(4, 2, 3), "cpu").place
     assert read(rows_of(block, 1, 2)).tolist() == np.arange(24).reshape(4, 2, 3)[1:3].tolist()
@@ -295,7 +307,7 @@ def test_device_memory_is_zeros_at_places_of_its_own_and_copies_rows_like_the_ho
     from export.device_memory import write_memory_graphs
 
     names, shape = ["key_0", "key_1", "value_0", "value_1"], (6, 2, 10, 4)
-    zeros, copy = write_memory_graphs(tmp_path, names, dtype)
+    zeros, copy = write_memory_graphs(tmp_path, 2, dtype)
     memory = DeviceMemory((zeros, copy), device="cpu", shape=shape, dtype=dtype)
     assert memory.bytes == HostMemory(names, shape=shape, dtype=dtype).bytes
     places = memory.places(0, 6)

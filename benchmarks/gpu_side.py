@@ -1,0 +1,96 @@
+"""Ours, in a process of its own: should it crash on a device nobody has tried, what it measured until then is kept.
+
+    python -m benchmarks.gpu_side play FOLDER --device cuda --columns run.npz --into played.npz
+    python -m benchmarks.gpu_side measure FOLDER --device cuda --songs 1,4 --contexts 247,650 --steps 16
+
+``measure`` prints a line of JSON for each number of songs and context; ``play`` keeps logits and drawn columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.arguments import numbers
+from benchmarks.ours import OurDecode
+from songstarter.checkpoint import Checkpoint
+from songstarter.request import Sampling
+from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.stages.opening import open_decoder
+from songstarter.stages.sampler import Draw
+
+SLOTS, SLOT = 3, 2  # a run is played in the last of three slots: a bucket that is no power of two
+SEED = 5
+
+
+def main() -> None:
+    parsed = _parse()
+    {"play": play, "measure": measure}[parsed.verb](parsed)
+
+
+def play(parsed: argparse.Namespace) -> None:
+    """Feed known columns one after the other; keep the logits and what the device would have drawn."""
+    run = np.load(parsed.columns)
+    checkpoint = Checkpoint.read(parsed.folder)
+    stage = open_decoder(parsed.folder, checkpoint, slots=SLOTS, device=parsed.device)
+    lengths = np.zeros((SLOTS, 2), np.int64)
+    lengths[SLOT] = _fill(stage, Prefix(run["guided"], run["null"]))
+    fed = np.full((SLOTS, checkpoint.codebooks), checkpoint.special_token)
+    logits, drawn = [], []
+    for step, column in enumerate(run["columns"].T):
+        fed[SLOT] = column
+        found = stage.next_columns(fed, lengths, {SLOT: draw_of(step)})[SLOT]
+        drawn.append(np.full(len(column), -1) if found is None else found)
+        logits.append(stage.step(fed, lengths)[SLOT])
+        lengths[SLOT] += 1
+    np.savez(parsed.into, logits=np.stack(logits), drawn=np.stack(drawn))
+
+
+def draw_of(step: int) -> Draw:
+    """Where a played run draws its columns."""
+    return Draw(Sampling(), SEED, 0, step)
+
+
+def measure(parsed: argparse.Namespace) -> None:
+    """Time steps; what goes wrong with one number of songs does not end the others."""
+    checkpoint = Checkpoint.read(parsed.folder)
+    with OurDecode(parsed.folder, checkpoint, slots=max(parsed.songs), device=parsed.device) as ours:
+        for songs in parsed.songs:
+            try:
+                for context in parsed.contexts:
+                    steps = ours.measure(songs, context, parsed.steps)
+                    seconds, in_model = [step.seconds for step in steps], [step.in_model for step in steps]
+                    _say(songs=songs, context=context, seconds=seconds, in_model=in_model)
+            except Exception as error:  # a finding, like a time
+                _say(songs=songs, error=f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _fill(stage: DecoderStage, prefix: Prefix) -> np.ndarray:
+    filling = stage.begin(SLOT, prefix, np.zeros((stage.codebooks, 0), np.int64))
+    while not filling.done:
+        stage.fill(filling, filling.left)
+    return filling.lengths
+
+
+def _say(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_side", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("verb", choices=["play", "measure"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--columns", type=Path)
+    parser.add_argument("--into", type=Path)
+    parser.add_argument("--songs", type=numbers, default=[1])
+    parser.add_argument("--contexts", type=numbers, default=[])
+    parser.add_argument("--steps", type=int, default=8)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
