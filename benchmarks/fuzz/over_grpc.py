@@ -9,7 +9,7 @@ from random import Random
 import grpc
 from tritonclient.grpc import service_pb2 as messages
 
-from benchmarks.fuzz.material import LONGEST_SONG, MODELS, damaged, noise
+from benchmarks.fuzz.material import LONGEST_SONG, MODELS, PUBLIC, damaged, noise
 from benchmarks.fuzz.over_http import unframed
 from benchmarks.fuzz.target import PATIENCE, Outcome, Target
 from songstarter import contract
@@ -27,9 +27,10 @@ UNARY = (
 )
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SIZES = {"BOOL": 1, "INT32": 4, "INT64": 8, "FP32": 4, "FP64": 8, "UINT8": 1}
-BATCHED = set(MODELS) - {PUBLIC_MODEL, contract.DECODER}
+BATCHED = set(MODELS) - {*PUBLIC, contract.DECODER}
 INPUTS: dict[str, tuple[Tensor, ...]] = {
     PUBLIC_MODEL: tuple(field.tensor for field in contract.FIELDS),
+    contract.STREAM_MODEL: tuple(field.tensor for field in contract.STREAM_FIELDS),
     contract.DECODER: contract.DECODER_INPUTS,
     contract.TEXT_ENCODER: contract.TEXT_ENCODER_INPUTS,
     contract.MELODY_ENCODER: contract.MELODY_ENCODER_INPUTS,
@@ -97,7 +98,7 @@ def content(random: Random, datatype: str, count: int) -> bytes:
 
 
 def right_message(random: Random) -> bytes:
-    message = messages.ModelInferRequest(model_name=PUBLIC_MODEL)
+    message = messages.ModelInferRequest(model_name=random.choice(PUBLIC))
     for name, datatype, data in (
         ("duration", "FP32", struct.pack("<f", random.uniform(0.02, LONGEST_SONG))),
         ("num_outputs", "INT32", struct.pack("<i", 1)),
