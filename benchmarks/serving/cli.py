@@ -36,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _configure_load(load: argparse._ArgumentGroup) -> None:
     load.add_argument("--scenario", default="default", metavar="NAME", help="default, mixed, short or a .toml file")
+    load.add_argument("--stream", action="store_true", help="ask for streams: time to first audio, stalls in playing")
     load.add_argument("--concurrency", type=_each(_concurrency), metavar="N,N", help="closed loop: requests in flight")
     load.add_argument(
         "--rate", type=_rates, default=((), False), metavar="R,R", help="open loop: arrivals a second, or `knee`"
@@ -115,6 +116,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         serve=args.serve,
         key=None if args.serve else Key.given(args.key_file),
         statistics=args.statistics,
+        stream=args.stream,
         concurrency=concurrency,
         rates=rates,
         find_knee=find_knee,

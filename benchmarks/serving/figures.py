@@ -13,6 +13,7 @@ from benchmarks.serving.records import Record, Run
 from benchmarks.serving.triton import StageFigures
 
 PERCENTILES = (50, 90, 95, 99)
+SHORTEST_STALL = 0.001  # seconds; less is the clock's doing
 Loop = Literal["closed", "open"]
 Key = tuple[Loop, float]  # a load
 
@@ -51,6 +52,7 @@ class Level:
     real_time_factor: float | None  # latency over seconds of audio, the median; below 1 is faster than it plays
     latency: Spread | None  # None where nothing succeeded
     first_audio: Spread | None  # None where answers come in one piece
+    stalled_share: float | None  # of the streams, those whose playing would have fallen silent before its end
     arrived_per_second: float | None  # open loop: what really arrived in the window
     stages: tuple[StageFigures, ...]  # empty where Triton could not be asked
 
@@ -81,9 +83,15 @@ def level(loop: Loop, load: float, runs: Sequence[Run], stages: Sequence[StageFi
         first_audio=spread(
             [record.first_audio - record.scheduled for record in answered if record.first_audio is not None]
         ),
+        stalled_share=_stalled_share(answered),
         arrived_per_second=len(counted) / seconds if loop == "open" else None,
         stages=tuple(stages),
     )
+
+
+def _stalled_share(answered: Sequence[Record]) -> float | None:
+    stalls = [record.stalled > SHORTEST_STALL for record in answered if record.stalled is not None]
+    return sum(stalls) / len(stalls) if stalls else None
 
 
 def _shares(runs: Sequence[Run], worth: Callable[[Record], float]) -> float:

@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.serving.asking import Ask
+from benchmarks.serving.asking import Ask, Heard
 from benchmarks.serving.records import Record, Run, Watcher
 from benchmarks.serving.scenario import Asked
 from songstarter.errors import SongstarterError
 
 MOST_IN_FLIGHT = 1024  # sockets of one open loop
+NOTHING = Heard(0.0)
 PAUSE_AFTER_FAILURE = 0.1  # seconds; a server that refuses at once must not be asked ten thousand times a second
 
 
@@ -58,15 +59,14 @@ class Sender:
 
     async def _record(self, asked: Asked, scheduled: float | None) -> Record:
         began = time.monotonic()
-        first_audio, audio_seconds, error = None, 0.0, None
+        heard, error = NOTHING, None
         try:
             heard = await self._ask(asked)
-            first_audio, audio_seconds = heard.first_audio, heard.audio_seconds
         except SongstarterError as found:
             error = type(found).__name__
         ended = time.monotonic()
         wanted = began if scheduled is None else scheduled
-        return Record(asked.number, wanted, began, first_audio, ended, audio_seconds, error)
+        return Record(asked.number, wanted, began, heard.first_audio, ended, heard.audio_seconds, error, heard.stalled)
 
 
 async def closed_loop(sender: Sender, concurrency: int, bounds: Bounds) -> Run:

@@ -96,7 +96,7 @@ def _levels(levels: Sequence[Level]) -> str:
     head = (
         *("load", "requests", "failed", "requests/s", "s of audio/s", "of perfect batching", "real-time factor"),
         *("latency p50, s", "p90, s", "p95, s", "p99, s"),
-        *(["first audio p50 / p95 / p99, s"] if any(found.first_audio for found in levels) else []),
+        *(["first audio p50 / p95 / p99, s", "stalled"] if any(found.first_audio for found in levels) else []),
     )
     base = next((found for found in levels if found.loop == "closed"), None)
     return _table(head, [_level(found, base) for found in levels])
@@ -107,7 +107,7 @@ def _level(found: Level, base: Level | None) -> Cells:
     latency = found.latency
     seconds = (latency.p50, latency.p90, latency.p95, latency.p99) if latency else (None,) * 4
     errors = ", ".join(f"{number} {kind}" for kind, number in sorted(found.errors.items())) or 0
-    first = [spread_words(found.first_audio)] if found.first_audio else []
+    first = [spread_words(found.first_audio), f"{found.stalled_share or 0:.0%}"] if found.first_audio else []
     perfection = "-" if perfect is None else f"{perfect:.0%}"
     throughput = (found.requests_per_second, found.audio_seconds_per_second, perfection, found.real_time_factor)
     return (found.name, found.requests, errors, *throughput, *seconds, *first)

@@ -22,6 +22,7 @@ class Plan:
     serve: Path | None = None
     key: Key | None = None  # the server's, where it asks for one
     statistics: str | None = None  # HOST:PORT of Triton's HTTP; None: guessed from the URL
+    stream: bool = False  # listen while the songs are made
     concurrency: Sequence[int] = ()
     rates: Sequence[float] = ()
     find_knee: bool = False

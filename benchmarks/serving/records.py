@@ -22,6 +22,7 @@ class Record:
     ended: float
     audio_seconds: float  # 0 where it failed
     error: str | None
+    stalled: float | None = None  # seconds of silence in a stream's playing
 
     @property
     def latency(self) -> float:

@@ -99,6 +99,7 @@ def words(plan: Plan, findings: Findings) -> str:
     """Everything that was measured, for people."""
     levels = findings.levels
     parts = ["measured:", table(levels)]
+    parts += [line for found in levels if (line := stream_line(found))]
     parts += [f"errors at {found.name}: {errors}" for found in levels if (errors := _counts(found.errors))]
     if levels and (busiest := _busiest(levels)).stages:
         parts += [f"Triton's statistics at {busiest.name}, warming up included:", stage_table(busiest)]
@@ -121,6 +122,7 @@ def document(plan: Plan, findings: Findings) -> dict[str, Any]:
         "scenario": asdict(plan.scenario),
         "bounds": asdict(plan.bounds),
         "rounds": plan.rounds,
+        "streamed": plan.stream,
         "levels": [_level(found, findings) for found in findings.levels],
         "knee_per_second": knee(findings.levels, plan.latency_limit),
         "bare": {
@@ -130,6 +132,18 @@ def document(plan: Plan, findings: Findings) -> dict[str, Any]:
         },
         "statistics_missing": findings.statistics_missing,
     }
+
+
+def stream_line(found: Level) -> str | None:
+    """What a listener would notice; None where answers come in one piece."""
+    if found.first_audio is None or found.stalled_share is None:
+        return None
+    first = found.first_audio
+    percentiles = " / ".join(f"{value:.3f}" for value in (first.p50, first.p90, first.p95, first.p99))
+    return (
+        f"streams at {found.name}: first audio after {percentiles} s (p50 / p90 / p95 / p99), "
+        f"{found.stalled_share:.0%} would have stalled while playing"
+    )
 
 
 def _level(found: Level, findings: Findings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.serving import bare_process
 from benchmarks.serving.arrivals import poisson
-from benchmarks.serving.asking import Unary
+from benchmarks.serving.asking import Streamed, Unary
 from benchmarks.serving.figures import Key, Level, Loop, held, latency_limit, level
 from benchmarks.serving.load import Sender, closed_loop, open_loop
 from benchmarks.serving.plan import Plan
@@ -118,7 +118,7 @@ class Bench:
         key = self._plan.key
         async with AsyncClient(self._url, timeout=self._plan.timeout, key=key.text if key else None) as client:
             await client.wait_ready(READY_TIMEOUT)
-            self._ask = Unary(client)
+            self._ask = Streamed(client) if self._plan.stream else Unary(client)
             self._note_server()
             await self._sweep()
             for rate in self._plan.rates:

@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 Kind = Literal["short", "long", "streamed", "bad"]
 SHARES: Mapping[Kind, int] = {"short": 60, "long": 10, "streamed": 20, "bad": 10}  # in a hundred
-VARIETY: Mapping[Kind, int] = {"short": 12, "long": 3, "streamed": 6}
-LENGTHS: Mapping[Kind, tuple[float, float]] = {"short": (0.2, 2.0), "long": (31.0, 45.0), "streamed": (2.0, 8.0)}
-LONGEST_WINDOW = 30.0
+VARIETY: Mapping[Kind, int] = {"short": 8, "long": 2, "streamed": 4}
+LENGTHS: Mapping[Kind, tuple[float, float]] = {"short": (0.2, 2.0), "long": (31.0, 36.0), "streamed": (1.0, 6.0)}
 PROMPTS = ("lofi, guitar, d minor, 80 bpm", "synth, dark, a minor, 140 bpm", "piano", "", "house, e minor, 124 bpm")
 BAD: tuple[dict[str, Any], ...] = (
     {"duration": -1.0},

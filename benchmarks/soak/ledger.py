@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ MOST_NAMED = 20
 class Ledger:
     """Sent, and how each ended: answered (right or wrong), refused, cancelled by its caller, failed, or lost."""
 
+    tell: Callable[[str], None]
     sent: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     by_kind: dict[str, Counter[str]] = field(default_factory=dict)
@@ -28,7 +30,8 @@ class Ledger:
         if seconds is not None:
             self.seconds.setdefault(kind, []).append(seconds)
         if remark and len(self.remarks) < MOST_NAMED:
-            self.remarks.append(f"{kind}: {end}: {remark}")
+            self.remarks.append(f"{end}: {remark}")
+            self.tell(self.remarks[-1])
 
     @property
     def unaccounted(self) -> int:

@@ -89,6 +89,6 @@ def _outlet(args: argparse.Namespace, given: Mapping[str, Any], stack: ExitStack
         raise InvalidRequest("num_outputs", given["num_outputs"], "1, or -o with the name of a folder")
     if args.out == STDOUT:
         return Pipe()
-    if not one_place:
-        args.out.mkdir(parents=True, exist_ok=True)
+    folder = args.out.parent if one_place else args.out
+    folder.mkdir(parents=True, exist_ok=True)
     return Files(args.out, slug(args.prompt), given.get("output_format", "wav"), stack)

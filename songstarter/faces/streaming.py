@@ -161,14 +161,15 @@ class TakeStream:
 
 
 def chunk_lengths(longest: int) -> Iterator[int]:
-    """Frames of a take's chunks: few at first, so that music begins soon, then twice as many each time.
+    """Frames of a take's chunks: few at first, so that music begins soon, then half as many as have gone before.
 
-    Played from the first chunk on, a take that is made twice as fast as it plays never runs dry.
+    Played from the first chunk on, a take that is made half again as fast as it plays never runs dry.
     """
-    yield min(FIRST, longest)
-    length = 2 * STEP
+    sent = length = min(FIRST, longest)
+    yield length
     while length < longest:
+        length = min(max(sent // 2 // STEP, 1) * STEP, longest)
+        sent += length
         yield length
-        length *= 2
     while True:
         yield longest

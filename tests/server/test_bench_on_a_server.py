@@ -102,7 +102,7 @@ def test_arrivals_over_http_show_in_prometheus_while_they_last(
 def test_refusals_are_counted_by_kind(songs: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "half.toml"
     # The deck's one long song is more than this server makes.
-    path.write_text('prompts = ["a"]\ndeck = 2\n[durations]\n"0.5" = 1\n"31" = 1\n')
+    path.write_text('prompts = ["a"]\ndeck = 2\n[durations]\n"0.5" = 1\n"301" = 1\n')
     arguments = ["--url", songs.grpc_url, "--scenario", str(path), "--concurrency", "2", "--seconds", "1"]
     assert main(["bench", *arguments]) == 0
     level = last_line(capsys.readouterr().out)["levels"][0]
@@ -133,3 +133,18 @@ def test_without_triton_s_http_port_the_figures_of_the_caller_remain(
     assert found["levels"][0]["stages"] == []
     assert nobody in found["statistics_missing"]
     assert 2 <= found["levels"][0]["requests"] <= 3
+
+
+def test_streams_are_heard_before_they_are_complete(
+    songs: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "four.toml"
+    path.write_text('prompts = ["a"]\ndeck = 1\n[durations]\n"8" = 1\n')
+    arguments = ["--url", songs.grpc_url, "--scenario", str(path), "--stream", "--concurrency", "1", "--seconds", "3"]
+    assert main(["bench", *arguments, "--html", str(tmp_path / "streams.html")]) == 0
+    said = capsys.readouterr().out
+    assert "would have stalled while playing" in said
+    level = last_line(said)["levels"][0]
+    assert level["errors"] == {}
+    assert 0 < level["first_audio"]["p50"] < level["latency"]["p50"]
+    assert {stage["model"] for stage in level["stages"]} >= {"songstarter_stream", "decoder", "codec_decoder"}

@@ -12,6 +12,7 @@ import urllib.request
 import wave
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 
 from benchmarks.serving import cli, plots
 from benchmarks.serving.arrivals import poisson
-from benchmarks.serving.asking import Heard
+from benchmarks.serving.asking import Heard, Player
 from benchmarks.serving.axes import linear, logarithmic
 from benchmarks.serving.figures import Level, knee, level, spread
 from benchmarks.serving.load import Bounds, Sender, closed_loop, open_loop
@@ -451,3 +452,20 @@ def test_bad_usage_is_refused(words: list[str], capsys: pytest.CaptureFixture[st
 def test_statistics_are_looked_for_where_triton_has_its_http_port() -> None:
     assert http_address("10.0.0.1:8001") == "10.0.0.1:8000"
     assert http_address("http://10.0.0.1:9000") == "10.0.0.1:9000"
+
+
+def test_a_player_falls_silent_as_long_as_its_next_chunk_is_late() -> None:
+    player = Player()
+    for seconds, now in [(0.0, 1.0), (0.2, 2.0), (0.2, 2.1), (1.2, 2.5), (2.2, 3.0), (3.2, 4.6)]:
+        player.hear(seconds, now)
+    # from 2.0 on: 0.2 s, 0.3 s of silence, 2 s until 4.5, 0.1 s of silence
+    assert (player.began, player.stalled) == (2.0, pytest.approx(0.4))
+
+
+def test_streams_that_stalled_are_a_share_of_those_that_were_heard() -> None:
+    records = [replace(record(0.0, 1.0), first_audio=0.25, stalled=stalled) for stalled in (0.0, 0.0, 0.5, 0.0)]
+    found = level("closed", 1, [Run([*records, record(0.0, 1.0)], 0.0, 1.0)])
+    assert found.stalled_share == 0.25
+    assert found.first_audio is not None
+    assert found.first_audio.p99 == 0.25
+    assert level("closed", 1, [Run([record(0.0, 1.0)], 0.0, 1.0)]).stalled_share is None
