@@ -49,14 +49,14 @@ class TestStreams:
         assert list(client.stream(input_audio=b"\x00\xff", chunk_seconds=0.5, continuation=True))
 
     def test_a_refusal_names_its_field(self, client: Client) -> None:
-        with pytest.raises(RefusedRequest, match="^duration: found 99, allowed is 8$") as refused:
+        with pytest.raises(RefusedRequest, match=r"^duration: found 99, allowed is 8$") as refused:
             list(client.stream("refused"))
         assert refused.value.field == "duration"
 
     def test_what_came_before_an_error_was_given(self, client: Client) -> None:
         chunks = client.stream("breaks")
         assert next(chunks).audio == b"RIFF"
-        with pytest.raises(RequestFailed, match="^variation 1 could not be finished$"):
+        with pytest.raises(RequestFailed, match=r"^variation 1 could not be finished$"):
             next(chunks)
 
     def test_a_stream_that_ends_too_soon_is_not_taken_for_a_song(self, client: Client) -> None:
@@ -81,7 +81,7 @@ class TestStreams:
 
     def test_a_server_that_falls_silent_is_given_up(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(streaming, "SILENCE", 0.5)
-        with pytest.raises(Unavailable, match="has fallen silent for 0.5 s"):
+        with pytest.raises(Unavailable, match=r"has fallen silent for 0\.5 s"):
             list(client.stream("silent"))
 
     def test_a_closed_stream_is_cancelled_at_the_server(self, client: Client) -> None:

@@ -23,29 +23,37 @@ class TritonPythonModel:
 
     def _answer(self, values, sender):
         prompt = values.get("prompt", b"").decode()
+        if refusal := self._refusal(prompt):
+            return self._fail(sender, refusal)
+        begin, middle, end = AUDIO[values.get("output_encoding", b"base64").decode()]
+        variations = range(values.get("num_outputs", 1))
+        for variation in variations:
+            sender.send(self._message(begin, variation, 1.0, values))
+        if failure := self._misbehave(prompt, sender, values):
+            return self._fail(sender, failure)
+        for variation in variations:
+            sender.send(self._message(middle, variation, 2.0, values))
+            if prompt != "short":
+                sender.send(self._message(end, variation, 3.0, values, last=True))
+        return sender.send(flags=FINAL)
+
+    def _refusal(self, prompt):
         self.attempts += prompt == "busy twice"
         if prompt == "busy" or (prompt == "busy twice" and self.attempts <= 2):
-            return self._fail(sender, "UNAVAILABLE: the service is full")
-        if prompt == "refused":
-            return self._fail(sender, "INVALID_ARG: duration: found 99, allowed is 8")
-        audio = AUDIO[values.get("output_encoding", b"base64").decode()]
-        for variation in range(values.get("num_outputs", 1)):
-            sender.send(self._message(audio[0], variation, 1.0, values))
+            return "UNAVAILABLE: the service is full"
+        return "INVALID_ARG: duration: found 99, allowed is 8" if prompt == "refused" else None
+
+    def _misbehave(self, prompt, sender, values):
         if prompt == "breaks":
-            return self._fail(sender, "INTERNAL: variation 1 could not be finished")
-        if prompt == "silent":
-            time.sleep(2)
+            return "INTERNAL: variation 1 could not be finished"
+        time.sleep(2 if prompt == "silent" else 0)
         for _ in range(BEATS if prompt == "slow" else 0):
             time.sleep(0.1)
             if sender.is_cancelled():
                 self.cancelled += 1
-                return self._fail(sender, "CANCELLED: the caller is gone")
+                return "CANCELLED: the caller is gone"
             sender.send(self._message(b"", 0, 1.0, values))
-        for variation in range(values.get("num_outputs", 1)):
-            sender.send(self._message(audio[1], variation, 2.0, values))
-            if prompt != "short":
-                sender.send(self._message(audio[2], variation, 3.0, values, last=True))
-        return sender.send(flags=FINAL)
+        return None
 
     def _fail(self, sender, message):
         sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message)), flags=FINAL)
