@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 REPOSITORY := model_repository
 EXPORTED := $(REPOSITORY)/manifest.json
+PROMETHEUS := .tools/prometheus/usr/bin/prometheus
 # What the exported graphs are made of: a change here makes them stale.
 EXPORTER := $(shell find export songstarter/checkpoint.py -name '*.py' 2>/dev/null)
 
@@ -17,7 +18,7 @@ PIP_PROGRESS := /^(Collecting|Processing) / { printf "\r  %d packages found", ++
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export demo serve bench test test-all check fix clean
+.PHONY: help setup export demo serve bench prometheus test test-all check fix clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +46,12 @@ serve: $(EXPORTED) ## keep a server in the foreground
 
 bench: $(EXPORTED) ## start a server, load it with 1 to 16 songs at once, report in out/bench.html
 	$(BIN)/songstarter bench --serve $(REPOSITORY) --concurrency 1,2,4,8,16 --html out/bench.html --json out/bench.json
+
+prometheus: $(PROMETHEUS) ## unpack Debian's prometheus into .tools/, for the tests that ask a real one
+
+$(PROMETHEUS):
+	mkdir -p .tools/prometheus
+	cd .tools/prometheus && apt-get download prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb
 
 test: $(INSTALLED) ## run the tests, but for the slow ones
 	$(BIN)/python -m pytest -m "not slow"

@@ -1,7 +1,8 @@
-"""What many tests share: tiny checkpoints, made once."""
+"""What many tests share: tiny checkpoints, made once, and a running server."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ import pytest
 from exporting import export_into
 
 from songstarter.checkpoint import Family
+from songstarter.server.launch import Ports
+from songstarter.server.server import Server
 
 if TYPE_CHECKING:
     from export.checkpoints import Loaded
@@ -53,3 +56,10 @@ def text_stereo_checkpoint() -> Loaded:
 def embedded_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded checkpoint, exported as `make export` does."""
     return export_into(tmp_path_factory.mktemp("embedded") / "model_repository", "embedded")
+
+
+@pytest.fixture(scope="session")
+def songs(embedded_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running server with the embedded checkpoint, for every test that asks it for songs."""
+    with Server(embedded_repository, Ports.free(), tmp_path_factory.mktemp("run")) as server:
+        yield server

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from songstarter import draining
 from songstarter.errors import Unavailable
 
 
@@ -20,8 +21,9 @@ class Admission:
         """Take a place.
 
         Raises:
-            Unavailable: there is none.
+            Unavailable: there is none, or the server is about to end.
         """
+        draining.check()
         if not self._places.acquire(blocking=False):
             raise Unavailable(f"{self.limit} requests are under way, which is the bound: try again later")
 

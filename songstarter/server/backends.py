@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import sys
@@ -106,6 +107,8 @@ def assemble(wheel: Wheel, into: Path) -> Path:
 
 
 def copy(source: Path, target: Path) -> None:
+    if target.is_file() and filecmp.cmp(source, target):  # so that a restart needs no room on the disk
+        return
     draft = target.with_name(f"{target.name}.{os.getpid()}")
     shutil.copy2(source, draft)
     draft.replace(target)

@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     exposure = Exposure.checked(args.host, Key.given(args.key_file), without_key=args.without_key)
 
     def new_server() -> Server:
+        require_unaltered(args.repository, checkpoint.digests)  # at a restart too: a damaged disk may be its reason
         return Server(
             args.repository,
             Ports(args.http_port, args.grpc_port, args.metrics_port),
@@ -98,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = Checkpoint.read(args.repository)
     if (size := size_of(args.repository, checkpoint.digests)) > SLOW_BYTES:
         tell(f"comparing {size / 1e9:.1f} GB of graphs with their digests")
-    require_unaltered(args.repository, checkpoint.digests)
     tell(f"starting Triton; its log is {args.run_directory}/tritonserver-{args.http_port}.log")
     clean = Supervisor(new_server, canaries(checkpoint), tell, ready=ready).run()
     tell("stopped" if clean else "stopped before every request in flight was answered")

@@ -13,13 +13,14 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from songstarter import draining
 from songstarter.checkpoint import Checkpoint
-from songstarter.errors import ModelNotLoaded, ServerDied
+from songstarter.errors import ModelNotLoaded, ServerDied, ServerError
 from songstarter.server import backends, hidden, processes
 from songstarter.server.exposure import LOOPBACK_ALONE, Exposure
 from songstarter.server.launch import Launch, Ports, Tracing
@@ -31,6 +32,7 @@ SHARED_MEMORY = Path("/dev/shm")
 TICK = 0.1  # seconds between two looks at a starting or stopping server
 PROGRESS = 2.0  # seconds between two lines about a start that takes long
 STILLBORN = 3.0  # seconds after which a dead stub of a loading model is taken for the end of that load
+LAST_WORDS = 1.0  # seconds in which Triton may still say itself why a stub ended
 GRACE = 10.0  # seconds beyond the exit timeout until a stopping server is killed
 
 Tell = Callable[[str], None]
@@ -71,6 +73,7 @@ class Server:
         self.log = ServerLog(run_directory / f"tritonserver-{ports.http}.log")
         self._echo = Echo(self.log) if verbose else None
         self._region_prefix = f"songstarter_{secrets.token_hex(6)}_"
+        self._draining = SHARED_MEMORY / f"{self._region_prefix}draining"  # removed with the regions
         self._paths = PlainPaths()
         self._tell = tell
         self._process: subprocess.Popen[bytes] | None = None
@@ -102,6 +105,10 @@ class Server:
         return HttpDoor(self.exposure.reached_at, self.ports.http, self.exposure.key)
 
     @property
+    def metrics_door(self) -> HttpDoor:
+        return HttpDoor(self.exposure.reached_at, self.ports.metrics)
+
+    @property
     def process(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise ServerDied("this server was not started")
@@ -119,17 +126,25 @@ class Server:
                 found[child.model].append(child.pid)
         return dict(found)
 
+    def shared_bytes(self) -> int:
+        """What this server's processes hold in shared memory, in bytes."""
+        return sum(region.stat().st_blocks * 512 for region in self._regions())
+
     # -- start ------------------------------------------------------------------------------------------
 
     def start(self, stop: threading.Event | None = None) -> bool:
         """Start and wait until every model is ready; False, and no server, when ``stop`` is set meanwhile.
 
         Raises:
-            PortInUse, MissingLibrary: nothing was started.
+            PortInUse, MissingLibrary, ServerError: nothing was started.
             ModelNotLoaded, ServerDied: the server was started and is gone again.
         """
         self.ports.check_free(self.exposure.host)
-        self._launch()
+        try:
+            self._launch()
+        except OSError as error:
+            self.kill()
+            raise ServerError(f"{self.run_directory} cannot be written to: {error.strerror}") from error
         try:
             ready = self._wait_until_ready(stop or threading.Event())
         except BaseException:
@@ -155,7 +170,7 @@ class Server:
             self._process = hidden.start(
                 launch.command,
                 self.exposure.restrictions,
-                env=launch.environment,
+                env=launch.environment | {draining.VARIABLE: str(self._draining)},
                 prepare=processes.prepare,
                 cwd=self.run_directory,  # a stub imports from it before all else
                 stdin=subprocess.DEVNULL,
@@ -185,7 +200,8 @@ class Server:
         if self.process.poll() is not None:
             raise ServerDied(f"tritonserver ended while it was starting: {self.log.last_words()}")
         if elapsed > STILLBORN and any(child.zombie for child in processes.children(self.pid)):
-            raise ModelNotLoaded(
+            time.sleep(LAST_WORDS)
+            raise self.log.failure() or ModelNotLoaded(
                 f"{' or '.join(self._loading())} did not load: its Python process ended: {self.log.last_words()}"
             )
         if elapsed > self.start_timeout:
@@ -218,8 +234,9 @@ class Server:
             self.kill()
 
     def interrupt(self) -> None:
-        """Ask Triton to take nothing new, finish what is in flight and end."""
+        """Ask Triton and the public models to take nothing new, finish what is in flight and end."""
         if self.process.poll() is None:
+            draining.begin(self._draining)
             self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -230,7 +247,10 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for region in SHARED_MEMORY.glob(f"{self._region_prefix}*"):
+        for region in self._regions():
             region.unlink(missing_ok=True)
         if self._echo and self._echo.is_alive():
             self._echo.stop()
+
+    def _regions(self) -> Iterator[Path]:
+        return SHARED_MEMORY.glob(f"{self._region_prefix}*")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import promql_parser
 import pytest
+from debian_prometheus import PROMTOOL, needs_promtool
 from manifests import DEPLOY, Object, dashboard, one, plain, rules
 from metrics import KNOWN, OURS, SCRAPER_S, TRITON, missing, queries, selectors, used
 
-PROMTOOL = shutil.which("promtool")
 QUERIES = list(queries())
 RECORDED = {rule["record"] for rule in rules() if "record" in rule}
 ALERTS = [rule for rule in rules() if "alert" in rule]
-needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="no promtool: it is in Debian's package prometheus")
 
 
 @pytest.mark.parametrize(("place", "query"), QUERIES, ids=[f"{place}-{n}" for n, (place, _) in enumerate(QUERIES)])

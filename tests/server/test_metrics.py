@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from asking import Refused, ask_generate, ask_grpc
+from debian_prometheus import PROMTOOL, needs_promtool
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -161,11 +161,11 @@ def test_kv_memory_and_slots_are_the_stages_own(songs: Server) -> None:
     assert scrape["songstarter_kv_memory_bytes"] == stage.memory_bytes
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is in Debian's package prometheus")
+@needs_promtool
 def test_promtool_finds_nothing_to_complain_about(songs: Server) -> None:
     ours = "\n".join(line for line in Scrape(songs).text.splitlines() if "songstarter_" in line and line[:3] != "nv_")
     check = subprocess.run(
-        ["promtool", "check", "metrics"], input=ours + "\n", capture_output=True, text=True, check=False
+        [str(PROMTOOL), "check", "metrics"], input=ours + "\n", capture_output=True, text=True, check=False
     )
     assert (check.returncode, check.stdout + check.stderr) == (0, "")
 

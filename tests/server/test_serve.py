@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,60 +16,14 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
-from tiny_repository import BROKEN, SLEEPER, SLOW, add_lookup, add_python, free_ports, look_up, sleep, write_manifest
+from serving import Serve, leaked_regions, processes, wait_until
+from tiny_repository import BROKEN, SLEEPER, SLOW, add_lookup, add_python, look_up, sleep, write_manifest
 
 from songstarter.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.triton
-
-
-class Serve:
-    """One `songstarter serve` process, its stderr read as it comes."""
-
-    def __init__(self, repository: Path, run_directory: Path, *arguments: str) -> None:
-        self.ports = free_ports()
-        self.url = f"http://127.0.0.1:{self.ports.http}"
-        ports = [f"--{name}-port={port}" for name, port in vars(self.ports).items()]
-        command = [sys.executable, "-m", "songstarter.cli", "serve", f"--repository={repository}", *ports]
-        self.process = subprocess.Popen(
-            [*command, f"--run-directory={run_directory}", *arguments],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.lines.extend(iter(self.process.stderr.readline, ""))
-
-    def _read_all(self) -> None:
-        self._reader.join(10)
-
-    def said(self, pattern: str, times: int = 1, timeout: float = 20) -> None:
-        """Wait until stderr holds the pattern so many times."""
-        wait_until(lambda: len(re.findall(pattern, "".join(self.lines))) >= times, timeout, self.lines)
-
-    def end(self, number: int) -> int:
-        self.process.send_signal(number)
-        return self.ended()
-
-    def ended(self, timeout: float = 20) -> int:
-        code = self.process.wait(timeout)
-        self._read_all()
-        return code
-
-
-def wait_until(true: Callable[[], bool], timeout: float, seen: object) -> None:
-    deadline = time.monotonic() + timeout
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"did not happen within {timeout} s: {seen}")
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -86,40 +36,15 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(repository: Path, tmp_path: Path) -> Iterator[Serve]:
+    others = set(leaked_regions())
     started = Serve(repository, tmp_path / "run", "--exit-timeout=10")
     try:
         started.said("ready: HTTP")
         yield started
     finally:
-        if started.process.poll() is None:
-            started.process.kill()
-            started.process.wait()
+        started.kill()
     assert not processes(tmp_path)
-    wait_until(lambda: not leaked_regions(), 5, "regions remain in /dev/shm")
-
-
-def processes(run_directory: Path, *names: bytes) -> list[int]:
-    """Pids of the processes (of these names) whose command line names a folder of this test."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes()
-        except OSError:
-            continue
-        if str(run_directory).encode() in line and all(name in line for name in names):
-            found.append(int(path.parent.name))
-    return found
-
-
-def leaked_regions() -> list[Path]:
-    """Regions of shared memory that no living process names: neither this test's nor another server's."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            lines.append(path.read_text(errors="replace"))
-    return [
-        region for region in Path("/dev/shm").glob("songstarter_*") if not any(region.name in line for line in lines)
-    ]
+    wait_until(lambda: set(leaked_regions()) <= others, 5, "regions remain in /dev/shm")
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Thousands of requests that no honest client sends, against a live server."""

@@ -1,0 +1,1 @@
+"""Hours of mixed load on a server, every request accounted for."""

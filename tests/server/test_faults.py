@@ -1,0 +1,323 @@
+"""Real faults under `songstarter serve` with songs in flight: who hears what, within which time, and what heals.
+
+``-o log_cli=true --log-cli-level=INFO`` shows how long each took.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+from asking import Answer, ask_generate, ask_grpc, ask_http
+from serving import Serve, leaked_regions, processes, wait_until
+from tritonclient.utils import InferenceServerException
+
+from songstarter.checkpoint import Checkpoint
+from songstarter.contract import CODEC_DECODER, DECODER, PUBLIC_MODEL, TEXT_ENCODER
+from songstarter.digests import digest
+from songstarter.server.canary import canaries
+from songstarter.server.wire import HttpDoor
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
+
+SHORT = {"duration": 0.2, "num_outputs": 1, "seed": 5}
+LONG = {"duration": 30.0, "num_outputs": 8, "seed": 5}  # half a minute and more on two cores
+SOME = {"duration": 8.0, "num_outputs": 2, "seed": 5}  # seconds
+MOST_SECONDS = 10.0  # from a fault to the error of everybody who waits
+log = logging.getLogger(__name__)
+STUB = b"triton_python_backend_stub"
+needs_mounts = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("nsenter") is None or shutil.which("unshare") is None,
+    reason="mounts of one's own need root, unshare and nsenter",
+)
+
+
+@pytest.fixture(scope="module")
+def sung(embedded_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """What SHORT sounds like on a server that nothing has happened to."""
+    serve = Serve(embedded_repository, tmp_path_factory.mktemp("run"))
+    serve.said("ready: HTTP", timeout=60)
+    try:
+        return ask_grpc(serve.grpc_url, **SHORT).output
+    finally:
+        serve.end(signal.SIGTERM)
+
+
+@pytest.fixture
+def serving() -> Iterator[list[Serve]]:
+    """Servers that a test starts, ended whatever happens."""
+    started: list[Serve] = []
+    yield started
+    for serve in started:
+        if serve.process.poll() is None:
+            serve.process.send_signal(signal.SIGTERM)
+            serve.process.send_signal(signal.SIGINT)
+        serve.ended(60)
+
+
+@pytest.fixture
+def serve(serving: list[Serve], embedded_repository: Path, tmp_path: Path) -> Serve:
+    serving.append(Serve(embedded_repository, tmp_path / "run", "--exit-timeout=60"))
+    serving[0].said("ready: HTTP", timeout=60)
+    return serving[0]
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as executor:
+        yield executor
+
+
+def ask_stream(url: str, **fields: Any) -> Any:
+    """One song by way of a gRPC stream: the result, or the error raised."""
+    heard: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
+    with triton_grpc.InferenceServerClient(url) as client:
+        client.start_stream(callback=lambda result, error: heard.put((result, error)))
+        inputs = []
+        for name, datatype, array in (("duration", "FP32", np.float32), ("num_outputs", "INT32", np.int32)):
+            inputs.append(triton_grpc.InferInput(name, [1], datatype))
+            inputs[-1].set_data_from_numpy(np.array([fields[name]], array))
+        client.async_stream_infer(PUBLIC_MODEL, inputs)
+        result, error = heard.get(timeout=300)
+        client.stop_stream(cancel_requests=True)
+    if error is not None:
+        raise error
+    return result
+
+
+WAYS: Sequence[tuple[Callable[..., Any], str]] = (
+    (ask_generate, "url"),
+    (ask_http, "url"),
+    (ask_grpc, "grpc_url"),
+    (ask_stream, "grpc_url"),
+)
+
+
+def in_flight(serve: Serve, pool: ThreadPoolExecutor) -> list[Future[Any]]:
+    """A long song over every protocol, under way."""
+    futures = [pool.submit(ask, getattr(serve, where), **LONG) for ask, where in WAYS]
+    door = HttpDoor("127.0.0.1", serve.ports.metrics)
+
+    def all_play() -> bool:
+        _, text = door.ask("GET", "/metrics", timeout=5)
+        lines = [line for line in text.decode().splitlines() if line.startswith("songstarter_requests_in_flight")]
+        return sum(float(line.split()[-1]) for line in lines) >= len(WAYS)
+
+    wait_until(all_play, 20, "not all requests are under way")
+    assert not any(future.done() for future in futures)
+    return futures
+
+
+def errors_within(futures: Sequence[Future[Any]], seconds: float) -> list[BaseException]:
+    deadline = time.monotonic() + seconds
+    found = [future.exception(timeout=max(deadline - time.monotonic(), 0.01)) for future in futures]
+    assert all(found), "a request was answered after its server had died"
+    return [error for error in found if error]
+
+
+def victim(run_directory: Path, model: str | None) -> int:
+    """The process of a model, or tritonserver itself."""
+    names = (b"bin/tritonserver",) if model is None else (STUB, f"/{model}/1/".encode())
+    (pid,) = processes(run_directory, *names)
+    return pid
+
+
+@pytest.mark.parametrize("model", [DECODER, TEXT_ENCODER, CODEC_DECODER, PUBLIC_MODEL, None])
+def test_a_killed_process_ends_what_is_in_flight_with_errors_and_heals(
+    serve: Serve, pool: ThreadPoolExecutor, tmp_path: Path, sung: list[bytes], model: str | None
+) -> None:
+    before = set(leaked_regions())  # by others
+    futures = in_flight(serve, pool)
+    killed = time.monotonic()
+    os.kill(victim(tmp_path, model), signal.SIGKILL)
+    errors = errors_within(futures, MOST_SECONDS)
+    heard = time.monotonic() - killed
+    # Health is the server's word that it takes songs: from here on it must be true.
+    wait_until(lambda: healthy(serve), 60, serve.lines)
+    ready = time.monotonic() - killed
+    assert ask_grpc(serve.grpc_url, **SHORT).output == sung
+    log.info("%s killed: errors after %.1f s, ready after %.1f s; %s", model or "tritonserver", heard, ready, errors)
+    assert serve.end(signal.SIGTERM) == 0
+    assert not processes(tmp_path)
+    wait_until(lambda: set(leaked_regions()) <= before, 5, "regions remain in /dev/shm")
+
+
+def healthy(serve: Serve) -> bool:
+    try:
+        return HttpDoor("127.0.0.1", serve.ports.http).ask("GET", "/v2/health/ready", timeout=5)[0] == 200
+    except OSError:
+        return False
+
+
+def test_a_new_request_to_a_dead_process_fails_within_seconds(serve: Serve, tmp_path: Path) -> None:
+    os.kill(victim(tmp_path, TEXT_ENCODER), signal.SIGKILL)
+    started = time.monotonic()
+    with pytest.raises(Exception, match=r".+"):
+        ask_grpc(serve.grpc_url, **SHORT, prompt="piano")
+    assert time.monotonic() - started < MOST_SECONDS
+    serve.said("ready: HTTP", times=2, timeout=60)
+
+
+def test_a_server_that_cannot_start_again_ends_with_an_exit_code(
+    serving: list[Serve], embedded_repository: Path, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    """A graph that is damaged while it is served: the next start finds out."""
+    repository = tmp_path / "repository"
+    shutil.copytree(embedded_repository, repository)
+    serving.append(serve := Serve(repository, tmp_path / "run"))
+    serve.said("ready: HTTP", timeout=60)
+    (repository / TEXT_ENCODER / "1" / "model.onnx").write_bytes(b"\x00" * 1000)
+    futures = in_flight(serve, pool)
+    os.kill(victim(tmp_path / "run", None), signal.SIGKILL)
+    errors_within(futures, MOST_SECONDS)
+    assert serve.ended(30) == 1
+    assert "text_encoder/1/model.onnx" in serve.lines[-1]
+    assert "is not the file that was exported: export again" in serve.lines[-1]
+
+
+def test_a_corrupt_graph_is_named_and_nothing_is_served(
+    serving: list[Serve], embedded_repository: Path, tmp_path: Path
+) -> None:
+    """Even where the manifest vouches for it."""
+    repository = tmp_path / "repository"
+    shutil.copytree(embedded_repository, repository)
+    graph = repository / TEXT_ENCODER / "1" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:5000])
+    manifest = repository / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["digests"][f"{TEXT_ENCODER}/1/model.onnx"] = digest(graph)
+    manifest.write_text(json.dumps(content))
+    serving.append(serve := Serve(repository, tmp_path / "run"))
+    assert serve.ended(60) == 1
+    assert "text_encoder did not load" in serve.lines[-1]
+    assert not processes(tmp_path)
+
+
+# -- no room ----------------------------------------------------------------------------------------------------------
+
+
+def with_mount(where: str, size: str) -> tuple[str, ...]:
+    """Runs a command under a small tmpfs of its own, which nobody else sees."""
+    return ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs {where} && exec "$@"', "sh")
+
+
+def inside(serve: Serve, command: str) -> None:
+    subprocess.run(["nsenter", f"--target={serve.process.pid}", "--mount", "sh", "-c", command], check=True)
+
+
+def fill(serve: Serve, where: Path | str) -> None:
+    inside(serve, f"dd if=/dev/zero of={where}/filler bs=64k 2>/dev/null; test -s {where}/filler")
+
+
+@needs_mounts
+def test_a_full_disk_stops_no_songs_and_no_restart(
+    serving: list[Serve], embedded_repository: Path, tmp_path: Path, sung: list[bytes]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    serving.append(serve := Serve(embedded_repository, run, within=with_mount(str(run), "16m")))
+    serve.said("ready: HTTP", timeout=60)
+    fill(serve, run)
+    for _ in range(3):
+        assert ask_grpc(serve.grpc_url, **SHORT).output == sung
+    os.kill(victim(run, DECODER), signal.SIGKILL)
+    serve.said("ready: HTTP", times=2, timeout=60)
+    assert ask_grpc(serve.grpc_url, **SHORT).output == sung
+    assert serve.end(signal.SIGTERM) == 0
+
+
+@needs_mounts
+def test_a_disk_that_is_full_from_the_start_is_one_sentence_and_exit_1(
+    serving: list[Serve], embedded_repository: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    serving.append(serve := Serve(embedded_repository, run, within=with_mount(str(run), "64k")))
+    assert serve.ended(30) == 1
+    assert serve.lines[-1] == f"songstarter: {run} cannot be written to: No space left on device\n"
+
+
+@needs_mounts
+def test_full_shared_memory_fails_what_needs_it_in_seconds_and_heals(
+    serving: list[Serve], embedded_repository: Path, tmp_path: Path, sung: list[bytes]
+) -> None:
+    serving.append(serve := Serve(embedded_repository, tmp_path / "run", within=with_mount("/dev/shm", "96m")))
+    serve.said("ready: HTTP", timeout=60)
+    fill(serve, "/dev/shm")
+    started = time.monotonic()
+    with pytest.raises(Exception, match=r".+") as caught:
+        ask_grpc(serve.grpc_url, **SHORT, input_audio=bytes(30 * 2**20))
+    log.info("/dev/shm full: %.1f s, %s", time.monotonic() - started, caught.value)
+    assert time.monotonic() - started < MOST_SECONDS
+    inside(serve, "rm /dev/shm/filler")
+    wait_until(lambda: healthy(serve) and sings(serve, sung), 60, serve.lines)
+
+
+def sings(serve: Serve, sung: list[bytes]) -> bool:
+    try:
+        return ask_grpc(serve.grpc_url, **SHORT).output == sung
+    except Exception:
+        return False
+
+
+@needs_mounts
+def test_shared_memory_that_is_too_small_from_the_start_is_exit_1(
+    serving: list[Serve], embedded_repository: Path, tmp_path: Path
+) -> None:
+    serving.append(serve := Serve(embedded_repository, tmp_path / "run", within=with_mount("/dev/shm", "2m")))
+    assert serve.ended(60) == 1
+    assert "did not load" in serve.lines[-1]
+    log.info(serve.lines[-1])
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_finishes_songs_over_every_protocol_and_exits_0(serve: Serve, pool: ThreadPoolExecutor) -> None:
+    futures = [pool.submit(ask, getattr(serve, where), **SOME) for ask, where in WAYS]
+    time.sleep(0.7)
+    assert not any(future.done() for future in futures)
+    assert serve.end(signal.SIGTERM) == 0
+    assert [type(future.result()) for future in futures[:3]] == [Answer] * 3
+    assert futures[3].result().as_numpy("output").size == 2
+    assert serve.lines[-1] == "songstarter: stopped\n"
+
+
+def test_nothing_new_is_taken_while_what_plays_is_finished(serve: Serve, pool: ThreadPoolExecutor) -> None:
+    """Triton itself takes new gRPC requests as long as HTTP ones play."""
+    playing = pool.submit(ask_generate, serve.url, **SOME)
+    time.sleep(1.0)
+    with triton_grpc.InferenceServerClient(serve.grpc_url) as client:
+        assert client.is_server_live()  # a connection that stands, as clients keep one
+        serve.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with pytest.raises(InferenceServerException, match="the server is stopping") as refused:
+            client.infer(PUBLIC_MODEL, [])
+    assert refused.value.status() == "StatusCode.UNAVAILABLE"
+    assert not playing.done()
+    assert not healthy(serve)
+    assert len(playing.result(60).output) == SOME["num_outputs"]
+    assert serve.ended(60) == 0
+
+
+def test_canaries_name_a_model_that_is_dead(serve: Serve, embedded_repository: Path, tmp_path: Path) -> None:
+    """What probes ask says so before the supervisor has acted, or finds nobody there."""
+    watched = {canary.model: canary for canary in canaries(Checkpoint.read(embedded_repository))}
+    os.kill(victim(tmp_path, TEXT_ENCODER), signal.SIGKILL)
+    door = HttpDoor("127.0.0.1", serve.ports.http)
+    assert TEXT_ENCODER in str(watched[TEXT_ENCODER].ask(door, 10.0))
+    serve.said("ready: HTTP", times=2, timeout=60)
+    assert watched[TEXT_ENCODER].ask(door, 10.0) is None
