@@ -43,7 +43,10 @@ def sample_slots(logits: Array, draws: Mapping[int, Draw]) -> Columns:
     sound = {slot: draw for slot, draw in draws.items() if np.isfinite(logits[slot, : draw.rows]).all()}
     columns: Columns = dict.fromkeys(draws)
     if sound:
-        columns |= zip(sound, sample(logits[list(sound)], list(sound.values())), strict=True)
+        slots = list(sound)
+        # The first n slots, which is the usual case, are taken without a copy.
+        blocks = logits[: len(slots)] if slots == list(range(len(slots))) else logits[slots]
+        columns |= zip(slots, sample(blocks, list(sound.values())), strict=True)
     return columns
 
 
@@ -86,7 +89,11 @@ def _bound(sampling: Sampling) -> tuple[float, float]:
 def _guide(logits: Array, draws: Sequence[Draw]) -> Array:
     guidance = np.array([draw.sampling.guidance for draw in draws], np.float32)[:, None, None]
     guided, null = logits[:, 0], logits[:, 1]
-    mixed: Array = np.where(guidance == 1, guided, null + guidance * (guided - null))
+    mixed: Array = guided - null
+    mixed *= guidance
+    mixed += null
+    alone = guidance[:, 0, 0] == 1
+    mixed[alone] = guided[alone]
     return mixed
 
 
