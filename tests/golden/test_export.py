@@ -16,10 +16,11 @@ from export.checkpoints import Loaded, save
 from export.exporter import Export, export
 from export.repository import SKELETON
 from export.verify import Check
-from songstarter.checkpoint import Checkpoint
+from songstarter.checkpoint import Checkpoint, Precision
 from songstarter.cli import main
 from songstarter.digests import require_unaltered
 from songstarter.errors import CheckpointError, ExportMismatch
+from songstarter.stages.opening import open_decoder
 
 
 def quiet(name: str) -> nullcontext[None]:
@@ -137,9 +138,25 @@ def test_a_graph_that_disagrees_leaves_the_previous_export_as_it_was(
     assert list(repository.parent.iterdir()) == [repository]
 
 
+@pytest.mark.parametrize("precision", ["fp16", "fp16_kv8"])
+def test_an_export_for_a_gpu_passes_its_checks_on_the_cpu_and_says_so_in_its_manifest(
+    precision: Precision, tmp_path: Path
+) -> None:
+    checks = export(Export("embedded", precision, "cuda"), tmp_path / "repository", quiet)
+    assert all(check.passed for check in checks)
+    checkpoint = Checkpoint.read(tmp_path / "repository")
+    assert (checkpoint.decoder.device, checkpoint.decoder.precision) == ("cuda", precision)
+    memory_graphs = {"decoder/1/zeros.onnx", "decoder/1/copy_row.onnx"}
+    assert memory_graphs <= checkpoint.digests.keys()
+    with pytest.raises(CheckpointError, match="this onnxruntime cannot use cuda"):
+        open_decoder(tmp_path / "repository", checkpoint, slots=1)
+
+
 def test_an_impossible_form_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be exported as fp32 on cuda"):
         export(Export(str(tmp_path / "missing"), "fp32", "cuda"), tmp_path / "repository", quiet)
+    with pytest.raises(CheckpointError, match="cannot be exported as fp16_kv8 on cpu"):
+        export(Export(str(tmp_path / "missing"), "fp16_kv8", "cpu"), tmp_path / "repository", quiet)
 
 
 def test_the_command_shows_progress_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
