@@ -11,14 +11,24 @@ from songstarter.contract import (
     CODEC_DECODER,
     CODEC_ENCODER,
     DECODER,
-    FIELDS,
     MELODY_ENCODER,
     PUBLIC_MODEL,
+    STREAM_FIELDS,
+    STREAM_MODEL,
     TEXT_ENCODER,
 )
 
-MODELS = (PUBLIC_MODEL, DECODER, TEXT_ENCODER, MELODY_ENCODER, CODEC_ENCODER, CODEC_DECODER)
-NAMES = (*(field.name for field in FIELDS), "priority", "songstarter_priority", "id", "parameters", "")
+PUBLIC = (PUBLIC_MODEL, STREAM_MODEL)
+MODELS = (*PUBLIC, DECODER, TEXT_ENCODER, MELODY_ENCODER, CODEC_ENCODER, CODEC_DECODER)
+NAMES = (
+    *(field.name for field in STREAM_FIELDS),
+    "priority",
+    "songstarter_priority",
+    "deadline",
+    "id",
+    "parameters",
+    "",
+)
 ODD_NUMBERS = (0, -1, 1, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), 2**64, 10**30, 1e308, -1e308, 1e-320, 0.1, 3.5)
 ODD_TEXT = ("", "\0", "a\0b", "é", "𝄞" * 50, "x" * 9000, "NaN", "../../etc/passwd", "http://127.0.0.1:1/a.wav", "%n%s")
 ODD_AUDIO = (
@@ -30,6 +40,7 @@ ODD_AUDIO = (
     "ID3",
 )
 LONGEST_SONG = 0.4  # seconds: what is right by chance must not cost much
+LONGEST_ALLOWED = 300.0
 MOST_BYTES = 4096
 
 
@@ -90,7 +101,7 @@ def _short(fields: dict[str, Any]) -> dict[str, Any]:
     """Songs that are right by chance, and long, would only take time."""
     for name, most in (("duration", LONGEST_SONG), ("num_outputs", 2)):
         value = fields.get(name, 99)
-        if isinstance(value, int | float) and not isinstance(value, bool) and most < value <= 30:
+        if isinstance(value, int | float) and not isinstance(value, bool) and most < value <= LONGEST_ALLOWED:
             fields[name] = most
     return fields
 

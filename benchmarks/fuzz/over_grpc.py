@@ -9,7 +9,7 @@ from random import Random
 import grpc
 from tritonclient.grpc import service_pb2 as messages
 
-from benchmarks.fuzz.material import LONGEST_SONG, MODELS, damaged, noise
+from benchmarks.fuzz.material import LONGEST_SONG, MODELS, PUBLIC, damaged, noise
 from benchmarks.fuzz.over_http import unframed
 from benchmarks.fuzz.target import PATIENCE, Outcome, Target
 from songstarter import contract
@@ -27,9 +27,10 @@ UNARY = (
 )
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SIZES = {"BOOL": 1, "INT32": 4, "INT64": 8, "FP32": 4, "FP64": 8, "UINT8": 1}
-BATCHED = set(MODELS) - {PUBLIC_MODEL, contract.DECODER}
+BATCHED = set(MODELS) - {*PUBLIC, contract.DECODER}
 INPUTS: dict[str, tuple[Tensor, ...]] = {
     PUBLIC_MODEL: tuple(field.tensor for field in contract.FIELDS),
+    contract.STREAM_MODEL: tuple(field.tensor for field in contract.STREAM_FIELDS),
     contract.DECODER: contract.DECODER_INPUTS,
     contract.TEXT_ENCODER: contract.TEXT_ENCODER_INPUTS,
     contract.MELODY_ENCODER: contract.MELODY_ENCODER_INPUTS,
@@ -80,7 +81,15 @@ def odd_tensors(random: Random, target: Target) -> Outcome:
             shape = [random.choice((1, 1, 2, 0, 16, -1, 2**40)) for _ in range(random.choice((1, 1, 2, 3)))]
         message.inputs.add(name=tensor.name, datatype=datatype, shape=shape)
         message.raw_input_contents.append(content(random, datatype, prod(shape)))
+    if model in PUBLIC and "duration" not in [tensor.name for tensor in tensors]:
+        short(random, message)  # the default song is long
     return call(target, "ModelInfer", message.SerializeToString())
+
+
+def short(random: Random, message: messages.ModelInferRequest) -> None:
+    """Ask for a short song."""
+    message.inputs.add(name="duration", datatype="FP32", shape=[1])
+    message.raw_input_contents.append(struct.pack("<f", random.uniform(0.02, LONGEST_SONG)))
 
 
 def content(random: Random, datatype: str, count: int) -> bytes:
@@ -97,9 +106,9 @@ def content(random: Random, datatype: str, count: int) -> bytes:
 
 
 def right_message(random: Random) -> bytes:
-    message = messages.ModelInferRequest(model_name=PUBLIC_MODEL)
+    message = messages.ModelInferRequest(model_name=random.choice(PUBLIC))
+    short(random, message)
     for name, datatype, data in (
-        ("duration", "FP32", struct.pack("<f", random.uniform(0.02, LONGEST_SONG))),
         ("num_outputs", "INT32", struct.pack("<i", 1)),
         ("prompt", "BYTES", struct.pack("<I", 5) + b"piano"),
     ):

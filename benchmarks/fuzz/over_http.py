@@ -7,7 +7,7 @@ import json
 import socket
 from random import Random
 
-from benchmarks.fuzz.material import MODELS, damaged, noise, odd_json, odd_value, right_json
+from benchmarks.fuzz.material import MODELS, PUBLIC, damaged, noise, odd_json, odd_value, right_json
 from benchmarks.fuzz.target import PATIENCE, Outcome, Target
 from songstarter.contract import PUBLIC_MODEL
 
@@ -58,7 +58,7 @@ def broken_json(random: Random, target: Target) -> Outcome:
 
 
 def odd_request(random: Random, target: Target) -> Outcome:
-    return post(target, f"/v2/models/{PUBLIC_MODEL}/{random.choice(VERBS[1:3])}", odd_json(random))
+    return post(target, f"/v2/models/{random.choice(PUBLIC)}/{random.choice(VERBS[1:3])}", odd_json(random))
 
 
 def odd_infer(random: Random, target: Target) -> Outcome:

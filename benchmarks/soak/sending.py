@@ -12,7 +12,7 @@ from random import Random
 from benchmarks.soak.catalogue import Asked, Kind, draw
 from benchmarks.soak.ledger import Ledger
 from songstarter.errors import SongstarterError
-from songstarter_client import AsyncClient, RefusedRequest, TimedOut, Unavailable
+from songstarter_client import AsyncClient, Cancelled, NoServer, RefusedRequest, TimedOut, Unavailable
 
 GIVEN_UP = 0.15  # of all requests
 LONGEST_WAIT = 3.0  # seconds until one is given up, at most
@@ -80,16 +80,19 @@ class Sender:
             end = "cancelled" if give_up else "lost"
             self._ledger.note(asked.kind, end, remark=None if give_up else f"{asked.name}: no answer")
         except SongstarterError as error:
-            self._ledger.note(asked.kind, "failed", remark=f"{asked.name}: {error}")
+            given_up = give_up is not None and isinstance(error, Cancelled)  # gRPC's own word for it
+            remark = None if given_up else f"{asked.name}: {error}"
+            self._ledger.note(asked.kind, "cancelled" if given_up else "failed", remark=remark)
         else:
             self._answered(asked, found, time.monotonic() - began)
 
     async def _refused(self, asked: Asked, refusal: SongstarterError) -> None:
-        """A bad request must be, a full service may say so; all else is a failure."""
-        due = isinstance(refusal, RefusedRequest) == (asked.kind == "bad")
-        remark = None if due else f"{asked.name}: {refusal}"
+        """A bad request must be, a full service may say so, and is quoted; all else is a failure."""
+        full = isinstance(refusal, Unavailable) and not isinstance(refusal, NoServer)
+        due = full or (isinstance(refusal, RefusedRequest) and asked.kind == "bad")
+        remark = f"{asked.name}: {refusal}" if full or not due else None
         self._ledger.note(asked.kind, "refused" if due else "failed", remark=remark)
-        if isinstance(refusal, Unavailable):
+        if full:
             await asyncio.sleep(PAUSE)
 
     def _answered(self, asked: Asked, found: Digests, seconds: float) -> None:
