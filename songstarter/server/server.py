@@ -32,7 +32,7 @@ SHARED_MEMORY = Path("/dev/shm")
 TICK = 0.1  # seconds between two looks at a starting or stopping server
 PROGRESS = 2.0  # seconds between two lines about a start that takes long
 STILLBORN = 3.0  # seconds after which a dead stub of a loading model is taken for the end of that load
-LAST_WORDS = 1.0  # seconds in which Triton may still say itself why a stub ended
+LAST_WORDS = 3.0  # seconds in which Triton may still say itself why a stub ended
 GRACE = 10.0  # seconds beyond the exit timeout until a stopping server is killed
 
 Tell = Callable[[str], None]
@@ -199,15 +199,21 @@ class Server:
             raise failure
         if self.process.poll() is not None:
             raise ServerDied(f"tritonserver ended while it was starting: {self.log.last_words()}")
-        if elapsed > STILLBORN and any(child.zombie for child in processes.children(self.pid)):
+        if elapsed > STILLBORN and (dead := self._zombies()):
             time.sleep(LAST_WORDS)
-            raise self.log.failure() or ModelNotLoaded(
-                f"{' or '.join(self._loading())} did not load: its Python process ended: {self.log.last_words()}"
-            )
+            if failure := self.log.failure():
+                raise failure
+            if dead & self._zombies():  # Triton collects the helpers that it starts stubs by
+                raise ModelNotLoaded(
+                    f"{' or '.join(self._loading())} did not load: its Python process ended: {self.log.last_words()}"
+                )
         if elapsed > self.start_timeout:
             raise ModelNotLoaded(
                 f"{', '.join(self._loading())} did not load within {self.start_timeout:.0f} s; see {self.log.path}"
             )
+
+    def _zombies(self) -> set[int]:
+        return {child.pid for child in processes.children(self.pid) if child.zombie}
 
     def _loading(self) -> list[str]:
         loaded = self.log.loaded()
