@@ -262,7 +262,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=16, help="steps timed at each context")
     parser.add_argument("--played", type=int, default=8, help="seconds that are played to compare with torch")
     parser.add_argument("--peers", type=words, default=["sdpa", "static+compile", "static+graphs"])
-    parser.add_argument("--budget", type=float, default=400, help="seconds after which nothing new begins")
+    parser.add_argument("--budget", type=float, default=340, help="seconds after which nothing new begins")
     parser.add_argument("--folder", type=Path, help="where graphs are written meanwhile; the system's by default")
     parser.add_argument("--json", type=Path, help="write the document to this file too")
     return parser.parse_args(arguments)
