@@ -27,10 +27,10 @@ from export.linear import FORMS, Form
 from export.memory_form import MemoryForm
 from export.sampler import write_sampler
 from songstarter.errors import CheckpointError
+from songstarter.stages.runtime import CROSS_PREFIX
 
 DECODER_FILE = "decoder.onnx"
 CROSS_FILE = "cross_attention.onnx"
-CROSS_PREFIX = "cross_"
 EPSILON = 1e-5
 
 State = dict[str, torch.Tensor]

@@ -12,9 +12,8 @@ import numpy as np
 import onnx
 
 from export.graph import Graph, onnx_type
+from songstarter.stages.runtime import COPY_FILE, ZEROS_FILE
 
-ZEROS_FILE = "zeros.onnx"
-COPY_FILE = "copy_row.onnx"
 BLOCK = ["row", "head", "position", "channel"]
 
 
