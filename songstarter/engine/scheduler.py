@@ -20,6 +20,7 @@ class Scheduler:
     """A fixed number of slots and a bounded queue; of equal priority, who comes first goes first."""
 
     def __init__(self, slots: int, *, max_waiting: int) -> None:
+        self._slots = slots
         self._free = list(range(slots))
         self._waiting: dict[int, deque[Take]] = {priority: deque() for priority in PRIORITIES}
         self._max_waiting = max_waiting
@@ -30,13 +31,15 @@ class Scheduler:
         return sum(map(len, self._waiting.values()))
 
     def enqueue(self, takes: Sequence[Take]) -> None:
-        """Let all the takes of a request wait, or none.
+        """Let all the takes of a request wait, or none; those who find a free slot do not count as waiting.
 
         Raises:
             Unavailable: the queue has no room for all of them.
         """
+        if len(takes) > self._max_waiting + self._slots:
+            raise Unavailable(f"{len(takes)} takes are more than this server has slots and places to wait in")
         with self._lock:
-            if self.waiting + len(takes) > self._max_waiting:
+            if self.waiting + len(takes) > self._max_waiting + len(self._free):
                 raise Unavailable(
                     f"{self.waiting} takes wait already, {len(takes)} more would exceed the bound of "
                     f"{self._max_waiting}: try again later"

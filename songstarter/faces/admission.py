@@ -27,10 +27,14 @@ class Admission:
         if not self._places.acquire(blocking=False):
             raise Unavailable(f"{self.limit} requests are under way, which is the bound: try again later")
 
+    def leave(self) -> None:
+        """Give the place back."""
+        self._places.release()
+
     @contextmanager
     def leaving(self) -> Iterator[None]:
         """Give the place back at the end of the block, whatever happens in it."""
         try:
             yield
         finally:
-            self._places.release()
+            self.leave()

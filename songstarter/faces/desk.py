@@ -52,8 +52,8 @@ class RequestDesk:
         """
         visit = self._book.open(request_id, trace_context)
         try:
-            values = read()
-            self._admission.enter()
+            self._admission.enter()  # before anything else: who is refused must cost next to nothing
+            values = self._read(read)
         except Exception as error:
             self._close(visit, reply, error)
         else:
@@ -66,6 +66,13 @@ class RequestDesk:
 
     def readings(self) -> Readings:
         return self._book.readings()
+
+    def _read(self, read: Read) -> Mapping[str, Any]:
+        try:
+            return read()
+        except Exception:
+            self._admission.leave()
+            raise
 
     def _answer(self, visit: Visit, values: Mapping[str, Any], reply: Replying) -> None:
         with self._admission.leaving(), visit.under_way():

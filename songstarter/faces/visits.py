@@ -59,18 +59,19 @@ class Visit:
     def understood(self, request: Request) -> None:
         self.request = request
 
-    @property
-    def overdue(self) -> bool:
-        """Whether the caller's deadline has passed."""
-        deadline = self.request.deadline if self.request else None
-        return deadline is not None and self.age > deadline
-
     def stop(self, reason: SongstarterError) -> None:
         """Let its work end at the next stage; the first reason counts. From any thread."""
         self.stopped = self.stopped or reason
 
+    def mind_the_time(self) -> None:
+        """Stop if the caller's deadline has passed."""
+        deadline = self.request.deadline if self.request else None
+        if deadline is not None and self.age > deadline:
+            self.stop(DeadlineExceeded(f"the deadline of {deadline:g} s has passed"))
+
     def go_on(self) -> None:
         """Between two stages: raise the reason why the work shall end, if there is one."""
+        self.mind_the_time()
         if self.stopped:
             raise self.stopped
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from songstarter import event_log
-from songstarter.errors import Cancelled, DeadlineExceeded, SongstarterError, Unavailable
+from songstarter.errors import Cancelled, Unavailable
 from songstarter.faces.visits import Visit
 
 PERIOD = 0.05  # seconds
@@ -63,16 +63,14 @@ class Watch:
                 event_log.write("watch_failed", error=type(error).__name__, reason=str(error))
 
     def _look_after(self, visit: Visit) -> None:
-        if reason := self._reason(visit):
-            visit.stop(reason)
+        visit.mind_the_time()
+        if self._gone(visit):
+            visit.stop(Cancelled("the caller is gone"))
         # Again and again: the order may reach the decoder after its cancellation.
         if visit.stopped and visit.order:
             self._cancel(visit.order)
 
-    def _reason(self, visit: Visit) -> SongstarterError | None:
-        if visit.overdue:
-            assert visit.request
-            return DeadlineExceeded(f"the deadline of {visit.request.deadline:g} s has passed")
+    def _gone(self, visit: Visit) -> bool:
         with self._lock:  # so that nobody is asked whose request is answered
             gone = self._watched.get(visit)
-            return Cancelled("the caller is gone") if gone and gone() else None
+            return gone is not None and gone()

@@ -311,11 +311,25 @@ def test_a_take_that_cannot_begin_fails_alone() -> None:
 def test_a_request_that_does_not_fit_the_queue_is_refused_whole() -> None:
     ends = Ends()
     engine = Engine(CountingDecoder(1), PATTERN, max_waiting=3)
-    engine.submit([make_take(1, ends), make_take(1, ends)])
+    engine.submit([make_take(1, ends), make_take(1, ends), make_take(1, ends)])
+    engine.step()  # one plays, two wait
     with pytest.raises(Unavailable, match="2 takes wait already, 2 more would exceed the bound of 3"):
         engine.submit([make_take(2, ends), make_take(2, ends)])
+    engine.submit([make_take(2, ends)])
     run(engine)
-    assert len(ends.outcomes) == 2
+    assert len(ends.outcomes) == 4
+
+
+def test_who_finds_a_free_slot_needs_no_place_to_wait_in() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(4), PATTERN, max_waiting=1)
+    engine.submit([make_take(song, ends) for song in range(1, 6)])
+    with pytest.raises(Unavailable, match="5 takes wait already, 1 more would exceed the bound of 1"):
+        engine.submit([make_take(6, ends)])
+    with pytest.raises(Unavailable, match="6 takes are more than this server has slots and places to wait in"):
+        engine.submit([make_take(6, ends) for _ in range(6)])
+    run(engine)
+    assert len(ends.outcomes) == 5
 
 
 def test_an_opening_stands_at_the_head_of_the_song() -> None:

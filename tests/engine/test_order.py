@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from songstarter.contract import ORDER
-from songstarter.engine.order import OrderDesk
-from songstarter.errors import InvalidRequest
+from songstarter.engine.order import OrderDesk, Response, outputs
+from songstarter.engine.take import Chunk
+from songstarter.errors import Cancelled, InvalidRequest, TakeFailed
 
 HIDDEN = 128
 
@@ -79,3 +81,75 @@ def test_an_order_that_cannot_be_is_refused(desk: OrderDesk, changes: dict[str, 
     with pytest.raises(InvalidRequest) as caught:
         desk.accept(order(**changes), print)
     assert caught.value.field == field
+
+
+class Responses:
+    """What an order is told, until its last response."""
+
+    def __init__(self, desk: OrderDesk, **changes: Any) -> None:
+        self._queue: queue.SimpleQueue[Response] = queue.SimpleQueue()
+        desk.accept(order(**changes), self._queue.put)
+
+    def rest(self) -> list[Response]:
+        responses = [self._queue.get(timeout=20)]
+        while not responses[-1].last:
+            responses.append(self._queue.get(timeout=20))
+        return responses
+
+
+def of(value: int) -> Any:
+    return np.array([value], np.int32)
+
+
+def test_an_order_comes_in_the_chunks_it_asks_for_and_has_one_last_response(desk: OrderDesk) -> None:
+    responses = Responses(desk, frames=of(50), variations=of(2), first_chunk=of(10), chunk=of(20)).rest()
+    for variation in range(2):
+        chunks = [outputs(r.variation, r.outcome) for r in responses if r.variation == variation]  # type: ignore[arg-type]
+        assert [(int(c["first"][0]), c["codes"].shape) for c in chunks] == [(0, (8, 10)), (10, (8, 20)), (30, (8, 20))]
+    assert [response.last for response in responses] == [False] * 5 + [True]
+
+
+def test_chunks_of_no_size_are_whole_takes(desk: OrderDesk) -> None:
+    (response,) = Responses(desk, frames=of(50)).rest()
+    assert outputs(response.variation, response.outcome)["codes"].shape == (8, 50)  # type: ignore[arg-type]
+
+
+def test_a_cancelled_order_ends_with_one_error_for_all_its_takes(desk: OrderDesk) -> None:
+    responses = Responses(desk, frames=of(100_000), variations=of(3))
+    desk.cancel(np.array([b"another"], object))
+    desk.cancel(np.array([b"one"], object))
+    (response,) = responses.rest()
+    assert isinstance(response.outcome, Cancelled)
+
+
+def test_an_error_of_one_take_ends_its_order_and_leaves_others_alone(desk: OrderDesk) -> None:
+    neighbour = Responses(desk, frames=of(60), order=np.array([b"neighbour"], object))
+    ill = Responses(desk, frames=of(100_000), variations=of(3), first_chunk=of(1), chunk=of(10**6))
+    desk.lost(ill._queue.get(timeout=20), TakeFailed("no room in shared memory"))
+    (response,) = [response for response in ill.rest() if response.last]
+    assert str(response.outcome) == "no room in shared memory"
+    assert isinstance(neighbour.rest()[-1].outcome, Chunk)
+
+
+def test_a_name_serves_one_order_at_a_time(desk: OrderDesk) -> None:
+    responses = Responses(desk, frames=of(100_000))
+    with pytest.raises(InvalidRequest, match="order: found 'one', allowed is a name that no order under way has"):
+        desk.accept(order(), print)
+    desk.cancel(np.array([b"one"], object))
+    responses.rest()
+    assert Responses(desk).rest()[-1].last
+
+
+def test_a_song_of_several_windows_has_a_prefix_for_each_or_one_for_all(desk: OrderDesk) -> None:
+    frames = of(2000)  # two windows
+    for windows in (1, 2):
+        responses = Responses(desk, frames=frames, prefix=np.zeros((windows, 5, HIDDEN), np.float32))
+        desk.cancel(np.array([b"one"], object))
+        responses.rest()
+    with pytest.raises(InvalidRequest, match="prefix: found 3 windows, allowed is 1 or 2"):
+        desk.accept(order(frames=frames, prefix=np.zeros((3, 5, HIDDEN), np.float32)), print)
+
+
+def test_an_opening_must_leave_room_in_its_window(desk: OrderDesk) -> None:
+    with pytest.raises(InvalidRequest, match="fewer than 1500 frames"):
+        desk.accept(order(frames=of(2000), opening=np.zeros((8, 1500), np.int32)), print)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from export.checkpoints import Loaded
 from export.checkpoints.loaded import save
 from songstarter.array import Array
 from songstarter.audio_file import read
+from songstarter.checkpoint import Checkpoint
 from songstarter.errors import InvalidRequest
 from songstarter.faces.face import Face
 from songstarter.faces.stages import Tensors
@@ -36,7 +39,7 @@ class ListeningStages(LocalStages):
 
     frames: Array
 
-    def decode(self, inputs: Tensors) -> Iterator[Tensors]:
+    def decode(self, inputs: Tensors) -> Generator[Tensors, None, None]:
         for response in super().decode(inputs):
             self.frames = response["codes"]
             yield response
@@ -63,7 +66,7 @@ def stages(repository: Path) -> Iterator[ListeningStages]:
 
 def our_frames(stages: ListeningStages, repository: Path, fields: Mapping[str, Any]) -> Array:
     greedy = {"prompt": PROMPT, "duration": float(SECONDS), "temperature": 0.0, "num_outputs": 1}
-    Face(repository, stages).answer(greedy | fields, Visit("golden"))
+    list(Face(repository, stages).answer(greedy | fields, Visit("golden")))
     return stages.frames
 
 
@@ -120,6 +123,67 @@ def test_a_song_that_goes_on_from_an_opening(loaded: Loaded, stages: ListeningSt
     ours = our_frames(stages, repository, {"input_audio": data, "continuation": True})
     np.testing.assert_array_equal(ours[:, : codes.shape[1]], codes)
     np.testing.assert_array_equal(ours, theirs)
+
+
+# -- longer than a window ---------------------------------------------------------------------------------------
+
+SHORT_WINDOW = 2  # seconds
+LONG = 5
+WINDOWS = [(0, 100), (60, 100), (120, 100), (180, 70)]  # their first frames and their lengths
+
+
+@pytest.fixture(scope="module")
+def short_windows(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same export with windows of two seconds, so that a song of several is soon made."""
+    folder = shutil.copytree(repository, tmp_path_factory.mktemp("short") / "model_repository")
+    replace(Checkpoint.read(folder), window_seconds=SHORT_WINDOW).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long_stages(short_windows: Path) -> Iterator[ListeningStages]:
+    with ListeningStages(short_windows) as stages:
+        yield stages
+
+
+def their_windows(loaded: Loaded, chromas: Sequence[torch.Tensor | None], opening: Array) -> Array:
+    """A long song by transformers: every window is asked for by itself, with the end of the last as its opening."""
+    made = opening
+    for (start, frames), chroma in zip(WINDOWS, chromas, strict=True):
+        known = made[:, start:] if made.shape[1] else None
+        codes = greedy_frames(loaded, PROMPT, frames, guidance=3.0, chroma=chroma, opening=known)
+        made = np.concatenate([made[:, :start], codes], axis=1)
+    return made
+
+
+def test_a_song_of_several_windows(loaded: Loaded, long_stages: ListeningStages, short_windows: Path) -> None:
+    ours = our_frames(long_stages, short_windows, {"duration": float(LONG)})
+    theirs = their_windows(loaded, [None] * 4, np.zeros((loaded.codebooks, 0), np.int64))
+    assert ours.shape == (loaded.codebooks, 50 * LONG)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_song_of_several_windows_that_goes_on_from_an_opening(
+    loaded: Loaded, long_stages: ListeningStages, short_windows: Path
+) -> None:
+    data = wav(clip(1.5, loaded.channels))
+    opening = their_codes(loaded, read(data, max_seconds=10).samples)
+    ours = our_frames(long_stages, short_windows, {"duration": float(LONG), "input_audio": data, "continuation": True})
+    np.testing.assert_array_equal(ours, their_windows(loaded, [None] * 4, opening))
+
+
+@pytest.mark.parametrize("seconds", [0.7, 3.1, 9.0])
+def test_a_song_of_several_windows_follows_a_melody_that_repeats_its_samples(
+    loaded: Loaded, long_stages: ListeningStages, short_windows: Path, seconds: float
+) -> None:
+    if loaded.family == "text":
+        pytest.skip("a text checkpoint follows no melody")
+    samples = clip(seconds, 2)
+    endless = np.tile(samples.mean(axis=1), 20)
+    starts = [start * RATE // 50 for start, _ in WINDOWS]
+    chromas = [chroma(endless[start : start + SHORT_WINDOW * RATE]) for start in starts]
+    ours = our_frames(long_stages, short_windows, {"duration": float(LONG), "input_audio": wav(samples)})
+    np.testing.assert_array_equal(ours, their_windows(loaded, chromas, np.zeros((loaded.codebooks, 0), np.int64)))
 
 
 def their_codes(loaded: Loaded, samples: Array) -> Array:

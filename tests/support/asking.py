@@ -43,12 +43,12 @@ class Answer:
 
 def ask_grpc(url: str, **fields: Any) -> Answer:
     with triton_grpc.InferenceServerClient(url) as client:
-        return _answer(client.infer(PUBLIC_MODEL, _inputs(triton_grpc, fields)))
+        return _answer(client.infer(PUBLIC_MODEL, inputs(fields)))
 
 
 def ask_http(url: str, **fields: Any) -> Answer:
     with triton_http.InferenceServerClient(url.removeprefix("http://"), network_timeout=300) as client:
-        return _answer(client.infer(PUBLIC_MODEL, _inputs(triton_http, fields)))
+        return _answer(client.infer(PUBLIC_MODEL, inputs(fields, triton_http)))
 
 
 def ask_generate(url: str, **fields: Any) -> Answer:
@@ -72,16 +72,16 @@ def post(url: str, body: bytes) -> bytes:
         raise Refused(error.code, json.loads(error.read())["error"]) from None
 
 
-def _inputs(library: Any, fields: dict[str, Any]) -> list[Any]:
+def inputs(fields: dict[str, Any], library: Any = triton_grpc) -> list[Any]:
     kinds = {field.name: TYPES[field.datatype] for field in FIELDS}
-    inputs = []
+    made = []
     for name, value in fields.items():
         triton_type, dtype = kinds[name]
         data = value.encode() if isinstance(value, str) else value
         tensor = library.InferInput(name, [1], triton_type)
         tensor.set_data_from_numpy(np.array([data], dtype))
-        inputs.append(tensor)
-    return inputs
+        made.append(tensor)
+    return made
 
 
 def _answer(result: Any) -> Answer:

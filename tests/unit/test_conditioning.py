@@ -116,6 +116,27 @@ def test_the_melody_stands_in_front_of_the_text_and_the_null_twin_is_silence() -
     assert found.opening is None
 
 
+def test_a_song_of_several_windows_repeats_the_samples_of_its_melody() -> None:
+    fine = replace(STEREO, sample_rate=1_000, samples_per_frame=100, melody=Melody(frames=3, samples=2_000))
+    samples = np.arange(1_500) / 10_000  # one and a half windows
+    asked = request(prompt="la", input_audio=wav(samples), duration=2.2)
+    found = conditioner(Stages(), fine).condition(asked)
+    expected = [samples[np.arange(start, start + 1_000) % 1_500].sum() for start in (0, 600, 1_200)]
+    assert found.prefix.shape == (3, 3 + 2, HIDDEN)
+    assert found.prefix[:, 0, 0].tolist() == pytest.approx(expected, rel=1e-3)
+    assert found.prefix[:, 3:, 0].tolist() == [[2, 1]] * 3
+
+
+def test_without_a_melody_one_prefix_does_for_all_windows() -> None:
+    assert conditioner(Stages()).condition(request(prompt="la", duration=9)).prefix.shape == (1, 5, HIDDEN)
+
+
+def test_an_opening_must_leave_room_in_its_window() -> None:
+    asked = request(input_audio=wav(np.ones(1_200)), continuation=True, duration=5)
+    with pytest.raises(InvalidRequest, match=r"an opening of 1.2 s, allowed is less than 1 s: cut it"):
+        conditioner(Stages()).condition(asked)
+
+
 def test_of_many_channels_the_first_two_make_the_melody() -> None:
     channels = np.stack([np.full(1_000, level) for level in (0.2, 0.4, 0.9, 0.9)], axis=1)
     found = conditioner(Stages()).condition(request(input_audio=wav(channels), duration=1))

@@ -103,6 +103,17 @@ def test_minus_one_draws_a_fresh_seed() -> None:
     assert all(0 <= seed <= MAX_SEED for seed in seeds)
 
 
+def test_a_deadline_is_any_number_of_seconds_up_to_a_day() -> None:
+    assert parse().deadline is None
+    assert [parse(deadline=seconds).deadline for seconds in (0.5, 3, 86_400)] == [0.5, 3.0, 86_400.0]
+
+
+@pytest.mark.parametrize("deadline", [0, -1, math.nan, math.inf, 86_401, "3", True, [3]])
+def test_what_is_no_deadline_is_refused(deadline: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"deadline: found .*, allowed is seconds, more than 0 and at most 86400"):
+        parse(deadline=deadline)
+
+
 KINDS = {
     "STRING": st.binary(max_size=40) | st.text(max_size=40),
     "FP32": st.floats(width=32),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from songstarter import event_log
-from songstarter.errors import Cancelled, InvalidRequest, TakeFailed, Unavailable
+from songstarter.errors import Cancelled, DeadlineExceeded, InvalidRequest, TakeFailed, Unavailable
 from songstarter.faces.desk import RequestDesk
 from songstarter.faces.visits import Visit, current
+from songstarter.faces.watch import PERIOD
 from songstarter.metrics import (
     AUDIO_SECONDS,
     FIRST_AUDIO_SECONDS,
@@ -38,8 +40,10 @@ class SmallFace:
 
     def answer(self, values: Mapping[str, Any], visit: Visit) -> Generator[dict[str, Any], None, None]:
         assert current() is visit
+        fields = {"prompt": SECRET, "num_outputs": 2, "deadline": values.get("deadline")}
+        visit.understood(Request.parse(fields, shortest=0.02, longest=30))
+        visit.order = values.get("order")
         self.may_answer.wait(10)
-        visit.understood(Request.parse({"prompt": SECRET, "num_outputs": 2}, shortest=0.02, longest=30))
         if "error" in values:
             raise values["error"]
         for _ in range(2):
@@ -169,7 +173,54 @@ def test_values_that_cannot_be_read_are_the_requests_own_trouble(desk: RequestDe
 
     desk.accept(read, reply)
     assert isinstance(reply.get(), InvalidRequest)
-    assert set(ask(desk)) == {"output"}
+    assert all(set(ask(desk)) == {"output"} for _ in range(3))  # it left its place
+
+
+def test_who_is_refused_is_not_even_read(desk: RequestDesk, face: SmallFace) -> None:
+    face.may_answer.clear()
+    for _ in range(2):
+        desk.accept(dict, KeepingReply())
+    reply = KeepingReply()
+    desk.accept(lambda: pytest.fail("read"), reply)
+    assert isinstance(reply.get(), Unavailable)
+
+
+def test_a_caller_who_is_gone_or_late_is_answered_no_more(desk: RequestDesk, face: SmallFace) -> None:
+    replies = {"gone": KeepingReply(), "late": KeepingReply()}
+    face.may_answer.clear()
+    replies["gone"].is_gone = True
+    for name, reply in replies.items():
+        desk.accept(lambda name=name: {"deadline": 0.01} if name == "late" else {}, reply)  # type: ignore[misc]
+    time.sleep(5 * PERIOD)
+    face.may_answer.set()
+    assert isinstance(replies["gone"].get(), Cancelled)
+    assert isinstance(replies["late"].get(), DeadlineExceeded)
+    desk.close()
+    assert desk.readings().values[Series(REQUESTS, ("cancelled",))] == 2
+
+
+def test_the_order_of_who_is_gone_is_cancelled_until_it_is_over(face: SmallFace) -> None:
+    cancelled: list[str] = []
+    desk = RequestDesk(face, limit=2, cancel=cancelled.append)  # type: ignore[arg-type]
+    face.may_answer.clear()
+    reply = KeepingReply()
+    reply.is_gone = True
+    desk.accept(lambda: {"order": "mine"}, reply)
+    time.sleep(6 * PERIOD)
+    face.may_answer.set()
+    assert isinstance(reply.get(), Cancelled)
+    desk.close()
+    assert len(cancelled) >= 2
+    assert set(cancelled) == {"mine"}
+
+
+def test_a_desk_that_closes_stops_what_is_under_way(desk: RequestDesk, face: SmallFace) -> None:
+    face.may_answer.clear()
+    reply = KeepingReply()
+    desk.accept(dict, reply)
+    threading.Timer(0.3, face.may_answer.set).start()
+    desk.close()
+    assert isinstance(reply.get(), Unavailable)
 
 
 def test_an_answer_that_cannot_be_sent_becomes_an_error(desk: RequestDesk) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +44,7 @@ def test_windows_make_every_frame_once_and_begin_with_what_is_known(frames: int,
     chain = windows_of(frames, opening, window_frames=100)
     assert chain[0] == Window(0, min(frames, 100), opening)
     assert chain[-1].end == frames
-    for last, window in zip(chain, chain[1:], strict=False):
+    for last, window in pairwise(chain):
         assert window.start == last.start + 60
         assert window.start + window.opening == last.end
         assert 0 < window.opening < window.frames <= 100
