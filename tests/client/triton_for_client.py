@@ -1,4 +1,4 @@
-"""A real Triton with the stand-in model, started and stopped for the client's tests."""
+"""A real Triton with the stand-in models, started and stopped for the client's tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import shutil
 import socket
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from songstarter.checkpoint import Checkpoint
 from songstarter.server.launch import Ports
 from songstarter.server.server import Server
 
-STAND_IN = Path(__file__).parent / "stand_in"
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Addresses:
 
 @contextmanager
 def running_triton(folder: Path) -> Iterator[Addresses]:
-    """Start Triton with the stand-in model and its files in folder; yield when ready, stop after."""
+    """Start Triton with the stand-in models and its files in folder; yield when ready, stop after."""
     repository = _repository(folder / "models")
     with Server(repository, Ports.free(), folder / "run", exit_timeout=1) as server:
         yield Addresses(f"grpc://{server.grpc_url}", server.http_url)
@@ -54,19 +54,18 @@ def free_port() -> int:
 
 
 def _repository(folder: Path) -> Path:
-    model = folder / contract.PUBLIC_MODEL
-    shutil.copytree(STAND_IN, model, ignore=shutil.ignore_patterns("__pycache__"))
-    (model / "config.pbtxt").write_text(_config())
+    for model, (code, config) in MODELS.items():
+        shutil.copytree(HERE / code, folder / model, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / model / "config.pbtxt").write_text(config)
     _checkpoint().write(folder)
     return folder
 
 
-def _config() -> str:
-    inputs = ",\n".join(_tensor(field.tensor) for field in contract.FIELDS)
-    outputs = ",\n".join(_tensor(tensor) for tensor in contract.OUTPUTS)
+def _config(fields: Sequence[contract.Field], outputs: Sequence[contract.Tensor], more: str = "") -> str:
+    sides = [",\n".join(map(_tensor, side)) for side in ([field.tensor for field in fields], outputs)]
     return (
-        f'backend: "python"\nmax_batch_size: 0\ninput [\n{inputs}\n]\noutput [\n{outputs}\n]\n'
-        "instance_group [ { kind: KIND_CPU count: 1 } ]\n"
+        f'backend: "python"\nmax_batch_size: 0\ninput [\n{sides[0]}\n]\noutput [\n{sides[1]}\n]\n'
+        f"instance_group [ {{ kind: KIND_CPU count: 1 }} ]\n{more}"
     )
 
 
@@ -77,5 +76,14 @@ def _tensor(tensor: contract.Tensor) -> str:
 
 
 def _checkpoint() -> Checkpoint:
-    """The manifest that a server asks for; of its facts only the model's name matters here."""
-    return replace(CHECKPOINT, models=(contract.PUBLIC_MODEL,))
+    """The manifest that a server asks for; of its facts only the models' names matter here."""
+    return replace(CHECKPOINT, models=tuple(MODELS))
+
+
+MODELS: dict[str, tuple[str, str]] = {
+    contract.PUBLIC_MODEL: ("stand_in", _config(contract.FIELDS, contract.OUTPUTS)),
+    contract.STREAM_MODEL: (
+        "stand_in_stream",
+        _config(contract.STREAM_FIELDS, contract.STREAM_OUTPUTS, "model_transaction_policy { decoupled: true }\n"),
+    ),
+}
