@@ -18,7 +18,7 @@ from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint, Precision
 from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.engine import Engine
-from songstarter.engine.take import Beginning, Outcome, Take
+from songstarter.engine.take import Beginning, Chunk, ChunkSizes, Outcome, Take
 from songstarter.errors import CheckpointError, ReplayRefused
 from songstarter.request import Sampling
 from songstarter.stages.decoder import DecoderStage, Prefix
@@ -30,6 +30,9 @@ from songstarter.stages.replay_guard import ReplayGuard
 from songstarter.stages.runtime import OnHost
 from songstarter.stages.sampler import Draw, sample_slots
 from songstarter.stages.session import DeviceArray, Place
+from songstarter.windows import Window
+
+WHOLE = ChunkSizes(10**6, 10**6)
 
 SLOTS = 5
 POSITIONS = 256
@@ -196,18 +199,27 @@ def test_the_engine_s_songs_on_device_memory_are_those_on_numpy_s(loaded: Loaded
 
 def play(engine: Engine, loaded: Loaded) -> list[list[list[int]]]:
     outcomes: dict[Take, Outcome] = {}
-    first, second = (Beginning(prefix_of(loaded, seed), None, 9) for seed in (1, 2))
-    takes = [Take(first, Sampling(), 11, variation, 3, outcomes.__setitem__) for variation in range(3)]
-    takes += [
-        Take(second, Sampling(top_p=0.7, guidance=2), 12, variation, 3, outcomes.__setitem__) for variation in (0, 1)
-    ]
-    takes += [Take(Beginning(prefix_of(loaded, 1), None, 7), Sampling(temperature=0), 13, 0, 3, outcomes.__setitem__)]
+    hear = outcomes.__setitem__
+    first, second, last = (beginning(loaded, seed, frames) for seed, frames in ((1, 9), (2, 9), (1, 7)))
+    takes = [Take(first, Sampling(), 11, variation, 3, WHOLE, hear) for variation in range(3)]
+    takes += [Take(second, Sampling(top_p=0.7, guidance=2), 12, variation, 3, WHOLE, hear) for variation in (0, 1)]
+    takes += [Take(last, Sampling(temperature=0), 13, 0, 3, WHOLE, hear)]
     engine.submit(takes[:3])
     engine.step()
     engine.submit(takes[3:])
     while not engine.idle:
         engine.step()
-    return [np.asarray(outcomes[take]).tolist() for take in takes]
+    return [frames_of(outcomes[take]) for take in takes]
+
+
+def beginning(loaded: Loaded, seed: int, frames: int) -> Beginning:
+    return Beginning([prefix_of(loaded, seed)], None, [Window(0, frames, 0)])
+
+
+def frames_of(outcome: Outcome) -> list[list[int]]:
+    assert isinstance(outcome, Chunk)
+    codes: list[list[int]] = outcome.codes.tolist()
+    return codes
 
 
 def test_eight_bit_memory_takes_half_of_half_precision_s(
