@@ -114,7 +114,7 @@ def test_a_server_that_answers_nothing_ends_the_run_with_one_sentence(
     songs: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "long.toml"
-    path.write_text('prompts = ["a"]\n[durations]\n"31" = 1\n')
+    path.write_text('prompts = ["a"]\n[durations]\n"301" = 1\n')
     assert (
         main(["bench", "--url", songs.grpc_url, "--scenario", str(path), "--concurrency", "1", "--seconds", "1"]) == 1
     )
