@@ -54,9 +54,9 @@ class Serve:
     def grpc_url(self) -> str:
         return f"127.0.0.1:{self.ports.grpc}"
 
-    def end(self, number: int) -> int:
+    def end(self, number: int, timeout: float = 20) -> int:
         self.process.send_signal(number)
-        return self.ended()
+        return self.ended(timeout)
 
     def kill(self) -> None:
         if self.process.poll() is None:
@@ -99,3 +99,11 @@ def leaked_regions() -> list[Path]:
     return [
         region for region in Path("/dev/shm").glob("songstarter_*") if not any(region.name in line for line in lines)
     ]
+
+
+def region_prefix(tritonserver: int) -> str:
+    """What the names of a server's regions in /dev/shm begin with, from its command line."""
+    line = Path(f"/proc/{tritonserver}/cmdline").read_text()
+    found = re.search(r"shm-region-prefix-name=(\w+)", line)
+    assert found
+    return found[1]
