@@ -114,7 +114,7 @@ def test_a_server_that_answers_nothing_ends_the_run_with_one_sentence(
     songs: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "long.toml"
-    path.write_text('prompts = ["a"]\n[durations]\n"31" = 1\n')
+    path.write_text('prompts = ["a"]\n[durations]\n"301" = 1\n')
     assert (
         main(["bench", "--url", songs.grpc_url, "--scenario", str(path), "--concurrency", "1", "--seconds", "1"]) == 1
     )
@@ -140,7 +140,7 @@ def test_streams_are_heard_before_they_are_complete(
 ) -> None:
     path = tmp_path / "four.toml"
     path.write_text('prompts = ["a"]\ndeck = 1\n[durations]\n"8" = 1\n')
-    arguments = ["--url", songs.grpc_url, "--scenario", str(path), "--stream", "--concurrency", "1", "--seconds", "3"]
+    arguments = ["--url", songs.http_url, "--scenario", str(path), "--stream", "--concurrency", "1", "--seconds", "3"]
     assert main(["bench", *arguments, "--html", str(tmp_path / "streams.html")]) == 0
     said = capsys.readouterr().out
     assert "would have stalled while playing" in said

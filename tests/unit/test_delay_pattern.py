@@ -45,5 +45,5 @@ def test_a_column_fills_only_what_is_unknown() -> None:
     assert grid.so_far[:, 3].tolist() == [99, 21, 30, 2048]
     while not grid.done:
         grid.push(np.array([99, 99, 99, 99]))
-    assert (grid.frames()[:, :2] == opening).all()
-    assert (grid.frames()[:, 2:] == 99).all()
+    assert (grid.frames(0, 4)[:, :2] == opening).all()
+    assert (grid.frames(0, 4)[:, 2:] == 99).all()
