@@ -159,6 +159,7 @@ def main() -> int:
 
 def document(findings: Findings, args: argparse.Namespace, seconds: float) -> dict[str, Any]:
     return {
+        "benchmark": "fuzz",
         "requests": findings.sent,
         "asked_for": args.requests,
         "seed": args.seed,

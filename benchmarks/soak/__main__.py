@@ -88,6 +88,7 @@ def main() -> int:
         left = asyncio.run(soak(server, args, ledger, memory))
         died = server.process.poll() is not None or server.stubs() != processes
     document = {
+        "benchmark": "soak",
         "minutes": round((time.monotonic() - started) / 60, 2),
         "minutes_of_load": args.minutes,
         "workers": args.workers,
