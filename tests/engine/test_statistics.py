@@ -75,7 +75,7 @@ def test_a_take_that_waits_for_a_slot_is_seen_waiting() -> None:
 def test_every_end_is_counted_once_by_its_kind() -> None:
     decoder = CountingDecoder(2)
     decoder.poisoned = {2.0}
-    engine = Engine(decoder, PATTERN, max_waiting=5)
+    engine = Engine(decoder, PATTERN, max_waiting=3)
     takes = [make_take(song, Ends()) for song in (1, 2, -3, 4, 5)]
     engine.submit(takes)
     with pytest.raises(Unavailable):
