@@ -6,12 +6,13 @@ Answers to callers, and calls of the other models.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from typing import Any
 
 import numpy as np
 
 from songstarter.contract import CANCEL, DECODER, INNER_OUTPUTS, plain_values
+from songstarter.faces.finished_calls import FinishedCalls
 from songstarter.faces.replies import from_inner_wire, to_inner_wire, to_wire
 from songstarter.faces.stages import Tensors
 from songstarter.faces.visits import current
@@ -22,6 +23,7 @@ class TritonStages:
 
     def __init__(self, pb_utils: Any) -> None:
         self._pb_utils = pb_utils
+        self._finished = FinishedCalls()
 
     def run(self, model: str, inputs: Tensors) -> Tensors:
         visit = current()
@@ -33,7 +35,7 @@ class TritonStages:
         name = inputs["order"].item().decode()
         visit.order = name
         visit.go_on()
-        responses = self._call(DECODER, inputs, visit.request_id).exec(decoupled=True)
+        responses = self._responses(inputs, visit.request_id)
         try:
             # The last response may carry no tensors.
             yield from filter(None, map(_from_triton, responses))
@@ -46,8 +48,11 @@ class TritonStages:
     def cancel(self, order: str) -> None:
         """Let an order's takes end at the next step; from any thread."""
         inputs = {CANCEL.name: np.array([order.encode()], dtype=object)}
-        for _ in self._call(DECODER, inputs, "").exec(decoupled=True):
+        for _ in self._responses(inputs, ""):
             pass
+
+    def _responses(self, inputs: Tensors, request_id: str) -> Generator[Any, None, None]:
+        return self._finished.read(self._call(DECODER, inputs, request_id).exec(decoupled=True))
 
     def _call(self, model: str, inputs: Tensors, request_id: str) -> Any:
         names = [tensor.name for tensor in INNER_OUTPUTS[model]]
@@ -66,6 +71,7 @@ class Reply:
     def __init__(self, pb_utils: Any, request: Any) -> None:
         self._pb_utils = pb_utils
         self._sender = request.get_response_sender()
+        self._wanted = frozenset(request.requested_output_names())
         self._outputs: Tensors = {}
 
     def gone(self) -> bool:
@@ -76,8 +82,11 @@ class Reply:
         self._outputs = outputs
 
     def end(self, error: Exception | None = None) -> None:
-        response = _failure(self._pb_utils, *to_wire(error)) if error else _response(self._pb_utils, self._outputs)
+        response = _failure(self._pb_utils, *to_wire(error)) if error else self._response(self._outputs)
         self._sender.send(response, flags=self._pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _response(self, outputs: Tensors) -> Any:
+        return response_of(self._pb_utils, outputs, self._wanted)
 
 
 class StreamReply(Reply):
@@ -87,7 +96,7 @@ class StreamReply(Reply):
     """
 
     def send(self, outputs: Tensors) -> None:
-        self._sender.send(_response(self._pb_utils, outputs))
+        self._sender.send(self._response(outputs))
 
     def end(self, error: Exception | None = None) -> None:
         final = self._pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -114,8 +123,12 @@ def settings_of(args: Mapping[str, str]) -> dict[str, float]:
     return {name: float(value["string_value"]) for name, value in parameters.items()}
 
 
-def _response(pb_utils: Any, outputs: Tensors) -> Any:
-    return pb_utils.InferenceResponse(to_triton(pb_utils, outputs))
+def response_of(pb_utils: Any, outputs: Tensors, wanted: Collection[str]) -> Any:
+    """A response with the outputs that the caller asked for.
+
+    Triton 24.10 takes the others out by itself, and frees them without Python's lock: see ``finished_calls.py``.
+    """
+    return pb_utils.InferenceResponse(to_triton(pb_utils, {name: outputs[name] for name in outputs if name in wanted}))
 
 
 def _failure(pb_utils: Any, code: str, message: str) -> Any:

@@ -12,7 +12,7 @@ from songstarter.contract import CANCEL
 from songstarter.engine.order import OrderDesk, outputs
 from songstarter.errors import SongstarterError
 from songstarter.faces.replies import to_inner_wire
-from songstarter.faces.triton import settings_of, to_triton
+from songstarter.faces.triton import response_of, settings_of
 from songstarter.publisher import Publisher
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -36,12 +36,12 @@ class TritonPythonModel:
 
     def execute(self, requests):
         for request in requests:
-            sender = request.get_response_sender()
+            way = Way(request)
             try:
                 inputs = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
-                self._accept(inputs, sender, request.request_id())
+                self._accept(inputs, way, request.request_id())
             except Exception as error:
-                sender.send(_failure(error), flags=FINAL)
+                way.fail(error)
 
     def finalize(self):
         self._desk.close()
@@ -49,36 +49,48 @@ class TritonPythonModel:
         self._outbox.put(None)
         self._sender.join(timeout=5)
 
-    def _accept(self, inputs, sender, request_id):
+    def _accept(self, inputs, way, request_id):
         if CANCEL.name in inputs:
             self._desk.cancel(inputs[CANCEL.name])
-            sender.send(flags=FINAL)
+            way.end()
         else:
-            self._desk.accept(inputs, lambda response: self._outbox.put((sender, response)), request_id)
+            self._desk.accept(inputs, lambda response: self._outbox.put((way, response)), request_id)
 
     def _send_all(self):
         while (item := self._outbox.get()) is not None:
-            sender, response = item
+            way, response = item
             try:
-                sender.send(_reply(response), flags=FINAL if response.last else 0)
+                way.send(response)
             except Exception as error:  # the caller must hear something, and the others must still be served
                 if not response.last:
                     self._desk.lost(response, error)
                     continue
                 with contextlib.suppress(Exception):
-                    sender.send(_failure(error), flags=FINAL)
+                    way.fail(error)
             self._desk.delivered(response)
 
 
-def _reply(response):
-    if isinstance(response.outcome, Exception):
-        return _failure(response.outcome)
-    return pb_utils.InferenceResponse(to_triton(pb_utils, outputs(response.variation, response.outcome)))
+class Way:
+    """The way back to whoever ordered."""
 
+    def __init__(self, request):
+        self._sender = request.get_response_sender()
+        self._wanted = frozenset(request.requested_output_names())
 
-def _failure(error):
-    """As a tensor, not as Triton's error: see contract.DECODER_OUTPUTS."""
-    if not isinstance(error, SongstarterError):
-        pb_utils.Logger.log_error(f"decoder: {type(error).__name__}: {error}")
-    _, text = to_inner_wire(error)
-    return pb_utils.InferenceResponse(to_triton(pb_utils, {"error": np.array([text.encode()], dtype=object)}))
+    def send(self, response):
+        if isinstance(response.outcome, Exception):
+            self.fail(response.outcome)
+        else:
+            tensors = outputs(response.variation, response.outcome)
+            self._sender.send(response_of(pb_utils, tensors, self._wanted), flags=FINAL if response.last else 0)
+
+    def fail(self, error):
+        """The last response: a tensor, not Triton's error, see contract.DECODER_OUTPUTS."""
+        if not isinstance(error, SongstarterError):
+            pb_utils.Logger.log_error(f"decoder: {type(error).__name__}: {error}")
+        _, text = to_inner_wire(error)
+        tensors = {"error": np.array([text.encode()], dtype=object)}
+        self._sender.send(response_of(pb_utils, tensors, self._wanted), flags=FINAL)
+
+    def end(self):
+        self._sender.send(flags=FINAL)
