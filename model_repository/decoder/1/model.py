@@ -5,17 +5,14 @@ import queue
 import threading
 from pathlib import Path
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from songstarter.contract import CANCEL
 from songstarter.engine.order import OrderDesk, outputs
 from songstarter.errors import SongstarterError
-from songstarter.faces.replies import to_inner_wire
-from songstarter.faces.triton import response_of, settings_of
+from songstarter.faces.order_reply import OrderReply
+from songstarter.faces.triton import settings_of
 from songstarter.publisher import Publisher
-
-FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class TritonPythonModel:
@@ -36,12 +33,12 @@ class TritonPythonModel:
 
     def execute(self, requests):
         for request in requests:
-            way = Way(request)
+            reply = OrderReply(pb_utils, request)
             try:
                 inputs = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
-                self._accept(inputs, way, request.request_id())
+                self._accept(inputs, reply, request.request_id())
             except Exception as error:
-                way.fail(error)
+                reply.fail(error)
 
     def finalize(self):
         self._desk.close()
@@ -49,48 +46,29 @@ class TritonPythonModel:
         self._outbox.put(None)
         self._sender.join(timeout=5)
 
-    def _accept(self, inputs, way, request_id):
+    def _accept(self, inputs, reply, request_id):
         if CANCEL.name in inputs:
             self._desk.cancel(inputs[CANCEL.name])
-            way.end()
+            reply.end()
         else:
-            self._desk.accept(inputs, lambda response: self._outbox.put((way, response)), request_id)
+            self._desk.accept(inputs, lambda response: self._outbox.put((reply, response)), request_id)
 
     def _send_all(self):
         while (item := self._outbox.get()) is not None:
-            way, response = item
+            reply, response = item
             try:
-                way.send(response)
+                _send(reply, response)
             except Exception as error:  # the caller must hear something, and the others must still be served
                 if not response.last:
                     self._desk.lost(response, error)
                     continue
                 with contextlib.suppress(Exception):
-                    way.fail(error)
+                    reply.fail(error)
             self._desk.delivered(response)
 
 
-class Way:
-    """The way back to whoever ordered."""
-
-    def __init__(self, request):
-        self._sender = request.get_response_sender()
-        self._wanted = frozenset(request.requested_output_names())
-
-    def send(self, response):
-        if isinstance(response.outcome, Exception):
-            self.fail(response.outcome)
-        else:
-            tensors = outputs(response.variation, response.outcome)
-            self._sender.send(response_of(pb_utils, tensors, self._wanted), flags=FINAL if response.last else 0)
-
-    def fail(self, error):
-        """The last response: a tensor, not Triton's error, see contract.DECODER_OUTPUTS."""
-        if not isinstance(error, SongstarterError):
-            pb_utils.Logger.log_error(f"decoder: {type(error).__name__}: {error}")
-        _, text = to_inner_wire(error)
-        tensors = {"error": np.array([text.encode()], dtype=object)}
-        self._sender.send(response_of(pb_utils, tensors, self._wanted), flags=FINAL)
-
-    def end(self):
-        self._sender.send(flags=FINAL)
+def _send(reply, response):
+    if isinstance(response.outcome, Exception):
+        reply.fail(response.outcome)
+    else:
+        reply.send(outputs(response.variation, response.outcome), last=response.last)
