@@ -104,7 +104,7 @@ def test_counts_grow_by_what_was_asked(songs: Server) -> None:
         ask_grpc(songs.grpc_url, **SHORT | {"num_outputs": 3, "duration": 1.0})
         ask_grpc(songs.grpc_url, **SHORT)
         refused(songs, top_k=-1)
-        refused(songs, duration=99)
+        refused(songs, duration=999)
 
     expected = {
         "songstarter_requests_total{answered}": 2,
