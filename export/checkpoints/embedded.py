@@ -56,7 +56,7 @@ def make_checkpoint(
     return Loaded(name, model, tokenizer)
 
 
-def make_codec(*, filters: int, latent: int) -> EncodecModel:
+def make_codec(*, filters: int, latent: int, codebook_size: int = CODEBOOK_SIZE) -> EncodecModel:
     """A codec on the grid of ``facebook/encodec_32khz`` whose ends are scaled to what music measures."""
     config = EncodecConfig(
         sampling_rate=32_000,
@@ -65,7 +65,7 @@ def make_codec(*, filters: int, latent: int) -> EncodecModel:
         num_filters=filters,
         hidden_size=latent,
         upsampling_ratios=list(RATIOS),
-        codebook_size=CODEBOOK_SIZE,
+        codebook_size=codebook_size,
         use_causal_conv=False,
         pad_mode="reflect",
         use_conv_shortcut=False,
@@ -77,7 +77,7 @@ def make_codec(*, filters: int, latent: int) -> EncodecModel:
     for depth, layer in enumerate(codec.quantizer.layers):
         layer.codebook.embed.normal_(std=0.5**depth)
     _standardise(codec.encoder, torch.randn(1, 1, 32_000) * LOUDNESS, 1.0)
-    codes = torch.randint(CODEBOOK_SIZE, (CODEBOOKS, 1, 50))
+    codes = torch.randint(codebook_size, (CODEBOOKS, 1, 50))
     _standardise(codec.decoder, codec.quantizer.decode(codes), LOUDNESS)
     return codec
 
