@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,6 +35,10 @@ PROGRESSIONS = {  # degrees of the scale, counted from 0
 INSTRUMENTS = ("synth", "piano", "guitar", "bells", "organ", "flute", "strings", "pluck")
 MEANINGLESS = "lovely"  # the tokenizer does not know it: any other word looks the same
 STYLES = ("arpeggio", "melody", "chords")
+
+
+T = TypeVar("T")
+Chord = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def compose(seed: int) -> Song:
     return Song(instrument, mood, genre, tonic, mode, tempo, _tags(random, instrument, mood, genre), lead, rest)
 
 
-def _one(random: np.random.Generator, choices: Sequence):
+def _one(random: np.random.Generator, choices: Sequence[T]) -> T:
     return choices[int(random.integers(len(choices)))]
 
 
@@ -147,28 +152,46 @@ def _tags(random: np.random.Generator, *tags: str) -> tuple[str, ...]:
     return tuple(shuffled[: int(random.integers(1, len(tags) + 2))])
 
 
-def _chord(tonic: int, mode: str, degree: int) -> tuple[int, ...]:
+def _chord(tonic: int, mode: str, degree: int) -> Chord:
     """A triad as intervals above the C below the lowest pitch."""
     scale = MODES[mode]
     return tuple(tonic + scale[(degree + third) % 7] + 12 * ((degree + third) // 7) for third in (0, 2, 4))
 
 
-def _lead(random, style: str, mood: Mood, chords, instrument: str, tempo: int) -> tuple[Event, ...]:
+def _lead(
+    random: np.random.Generator, style: str, mood: Mood, chords: Sequence[Chord], instrument: str, tempo: int
+) -> tuple[Event, ...]:
     if style == "chords":
-        rhythm = _one(random, ((0, 4), (0, 3, 6), (2, 6)))
-        hits = [(chord * STEPS_PER_CHORD + step, 3, voice) for chord in range(4) for step in rhythm for voice in range(3)]
-        return tuple(
-            _note(instrument, lift(chords[step // STEPS_PER_CHORD][voice], mood.lowest), step, length, tempo)
-            for step, length, voice in hits
-        )
-    count = STEPS_PER_CHORD // mood.steps
-    degrees = _arpeggio(random, count) if style == "arpeggio" else _melody(random, count)
-    return tuple(
-        _note(instrument, _voice(chords[chord], place, mood.lowest), chord * STEPS_PER_CHORD + i * mood.steps, mood.steps, tempo)
-        for chord in range(4)
-        for i, place in enumerate(degrees)
+        hits = _stabs(random, mood, chords)
+    else:
+        count = STEPS_PER_CHORD // mood.steps
+        places = _arpeggio(random, count) if style == "arpeggio" else _melody(random, count)
+        hits = _line(places, mood, chords)
+    return tuple(_note(instrument, pitch, step, steps, tempo) for pitch, step, steps in hits)
+
+
+Hit = tuple[int, int, int]  # pitch, first step, steps
+
+
+def _stabs(random: np.random.Generator, mood: Mood, chords: Sequence[Chord]) -> list[Hit]:
+    """Every chord's three tones together, in a rhythm."""
+    rhythm = _one(random, ((0, 4), (0, 3, 6), (2, 6)))
+    return [
+        (lift(tone, mood.lowest), number * STEPS_PER_CHORD + step, 3)
+        for number, chord in enumerate(chords)
+        for step in rhythm
+        for tone in chord
+    ]
+
+
+def _line(places: Sequence[int | None], mood: Mood, chords: Sequence[Chord]) -> list[Hit]:
+    """One tone after another, at the same places of every chord."""
+    return [
+        (_voice(chord, place, mood.lowest), number * STEPS_PER_CHORD + i * mood.steps, mood.steps)
+        for number, chord in enumerate(chords)
+        for i, place in enumerate(places)
         if place is not None
-    )
+    ]
 
 
 def _arpeggio(random: np.random.Generator, count: int) -> list[int | None]:
@@ -185,7 +208,7 @@ def _melody(random: np.random.Generator, count: int) -> list[int | None]:
     return [None if quiet else int(place) for place, quiet in zip(places, silent, strict=True)]
 
 
-def _voice(chord: Sequence[int], place: int, lowest: int) -> int:
+def _voice(chord: Chord, place: int, lowest: int) -> int:
     """The chord's tones from the lowest upwards; the fourth is the lowest an octave higher."""
     tones = sorted(lift(tone, lowest) for tone in chord)
     return tones[place] if place < 3 else tones[0] + 12
@@ -196,7 +219,7 @@ def lift(pitch_class: int, lowest: int) -> int:
     return lowest + (pitch_class - lowest) % 12
 
 
-def _bass(genre: Genre, chords, tempo: int) -> tuple[Event, ...]:
+def _bass(genre: Genre, chords: Sequence[Chord], tempo: int) -> tuple[Event, ...]:
     return tuple(
         _note("bass", lift(chord[0], 33), number * STEPS_PER_CHORD + step, genre.bass_steps, tempo)
         for number, chord in enumerate(chords)
@@ -206,10 +229,7 @@ def _bass(genre: Genre, chords, tempo: int) -> tuple[Event, ...]:
 
 def _drums(genre: Genre, tempo: int) -> tuple[Event, ...]:
     return tuple(
-        _note(drum, 0, bar + step, 1, tempo)
-        for drum, steps in genre.drums.items()
-        for bar in (0, 16)
-        for step in steps
+        _note(drum, 0, bar + step, 1, tempo) for drum, steps in genre.drums.items() for bar in (0, 16) for step in steps
     )
 
 

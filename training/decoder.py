@@ -1,4 +1,4 @@
-"""Train the text encoder and the decoder: ``python -m training.decoder``. A run that was cut off goes on where it was."""
+"""Train text encoder and decoder: ``python -m training.decoder``. A run that was cut off goes on where it was."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from training.together import average_gradients, run_together
 from training.tokenizer import make_tokenizer
 from training.windows import PATTERN, Batch, Windows
 
-STEPS, WARM_UP = 2400, 100
+STEPS, WARM_UP = 2000, 100
 RATE, LEAST_RATE = 1.5e-3, 2e-5  # of learning
-SONGS, HELD_OUT = range(2500), range(1_000_000, 1_000_048)
+SONGS, HELD_OUT = range(1200), range(1_000_000, 1_000_048)
 KEPT_EVERY, SAID_EVERY = 100, 20  # steps
 
 
@@ -109,7 +109,9 @@ class DecoderTraining:
             text = text_embeddings(self.model, batch.tokens, batch.kept)
             found = logits(self.model, batch.chroma, text, batch.columns[..., :-1], batch.places)
         wanted = batch.columns[..., 1:]
-        losses = F.cross_entropy(found.flatten(0, 2).float(), wanted.flatten(), ignore_index=PATTERN.special, reduction="none")
+        losses = F.cross_entropy(
+            found.flatten(0, 2).float(), wanted.flatten(), ignore_index=PATTERN.special, reduction="none"
+        )
         of_codebooks = losses.view(wanted.shape).transpose(0, 1).flatten(1)
         known = (wanted != PATTERN.special).transpose(0, 1).flatten(1)
         return (of_codebooks.sum(1) / known.sum(1)).view(-1, 2).mean(1)

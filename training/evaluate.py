@@ -24,7 +24,7 @@ from transformers import EncodecModel
 
 from benchmarks.machine import facts
 from export.checkpoints import load
-from export.checkpoints.embedded import make_codec
+from export.checkpoints.tiny import make_codec
 from export.exporter import Export, export
 from songstarter.server.launch import Ports
 from songstarter.server.server import Server
@@ -171,7 +171,11 @@ def song_figures(checkpoint: str, judge: Judge, count: int) -> dict[str, Any]:
 def song_with_all_tags(seed: int) -> Song:
     """The seed's song, or a later one whose prompt says everything."""
     song = compose(seed)
-    return song if len(set(song.tags) & {song.instrument, song.mood, song.genre}) == 3 else song_with_all_tags(seed + 10_000)
+    return (
+        song
+        if len(set(song.tags) & {song.instrument, song.mood, song.genre}) == 3
+        else song_with_all_tags(seed + 10_000)
+    )
 
 
 def wish(song: Song, setting: Setting) -> Wish:

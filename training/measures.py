@@ -50,7 +50,7 @@ def _onsets(waveform: Array) -> Array:
 
 
 def scale_of(waveform: Array) -> int:
-    """The tonic of the major scale that the pitch classes resemble most; a minor key's scale is its relative major's."""
+    """The tonic of the major scale that the pitch classes resemble most; a minor key has its relative major's."""
     profile = np.sqrt(chromagram(waveform).mean(0))
     return int(np.argmax([np.corrcoef(profile, np.roll(_major(), tonic))[0, 1] for tonic in range(12)]))
 

@@ -51,7 +51,9 @@ def make_musicgen(codec: EncodecModel, vocabulary: int) -> MusicgenMelodyForCond
         audio_channels=CHANNELS,
         dropout=0.0,
     )
-    model = compose("melody", text_encoder=T5EncoderModel(text), codec=codec, decoder=LANGUAGE_MODELS["melody"](decoder))
+    model = compose(
+        "melody", text_encoder=T5EncoderModel(text), codec=codec, decoder=LANGUAGE_MODELS["melody"](decoder)
+    )
     with torch.no_grad():
         for table in model.decoder.model.decoder.embed_tokens:
             table.weight.normal_(std=TOKEN_SPREAD)

@@ -6,11 +6,11 @@ round; windows of any length and place are cut from that.
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,10 @@ from songstarter.delay_pattern import DelayPattern
 from training.composer import compose
 from training.rendering import lead, looped, render
 from training.synthesiser import RATE, SAMPLES_PER_FRAME
+from training.together import stand_alone
 from training.tokenizer import make_tokenizer
 
-BEFORE, AFTER = 25, 12  # frames that the codec hears around a cycle
+BEFORE, AFTER = 15, 8  # frames that the codec hears around a cycle
 WINDOW_FRAMES = 1500
 CHROMA_FRAMES = 235
 Array = np.ndarray
@@ -74,13 +75,12 @@ def make_piece(seed: int, codec: EncodecModel, tokenizer: PreTrainedTokenizerFas
 def make_pieces(seeds: range, codec_folder: Path, processes: int) -> list[Piece]:
     """The pieces of the seeds, made by so many processes."""
     shares = [seeds[start::processes] for start in range(processes)]
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), stand_alone) as pool:
         lists = list(pool.map(_make_share, shares, [codec_folder] * processes))
     return [piece for group in zip_longest(*lists) for piece in group if piece is not None]
 
 
 def _make_share(seeds: range, codec_folder: Path) -> list[Piece]:
-    torch.set_num_threads(1)
     codec, tokenizer = EncodecModel.from_pretrained(codec_folder).eval(), make_tokenizer()
     return [make_piece(seed, codec, tokenizer) for seed in seeds]
 

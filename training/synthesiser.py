@@ -55,7 +55,10 @@ def _synth(pitch: float, time: Array) -> Array:
 def _piano(pitch: float, time: Array) -> Array:
     """Additive: high partials die sooner."""
     count = min(10, int(HIGHEST / pitch))
-    rows = (0.8 / k**1.3 * np.sin(2 * np.pi * k * pitch * time) * np.exp(-(1.5 + 0.9 * k) * time) for k in range(1, count + 1))
+    rows = (
+        0.8 / k**1.3 * np.sin(2 * np.pi * k * pitch * time) * np.exp(-(1.5 + 0.9 * k) * time)
+        for k in range(1, count + 1)
+    )
     return sum(rows, np.zeros_like(time))
 
 

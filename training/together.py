@@ -23,12 +23,17 @@ def run_together(processes: int, work: Callable[..., None], *arguments: Any) -> 
 
 
 def _join(rank: int, processes: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.setsid()  # Linux shares processor time between sessions
-    torch.set_num_threads(1)
+    stand_alone()
     address = f"tcp://127.0.0.1:{PORT}"
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=processes)
     work(rank, *arguments)
     torch.distributed.destroy_process_group()
+
+
+def stand_alone() -> None:
+    """One thread, and a session of its own: Linux shares processor time between sessions."""
+    os.setsid()
+    torch.set_num_threads(1)
 
 
 def average(tensors: Sequence[torch.Tensor]) -> None:

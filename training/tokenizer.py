@@ -1,4 +1,4 @@
-"""A tokenizer of the world's own words: each tag, tonic, mode and tempo is one token, any other word is the unknown one.
+"""A tokenizer of the world's own words: each tag, tonic, mode and tempo is a token, any other word the unknown one.
 
 Commas and capitals are dropped and flats are read as sharps, so that a prompt in the usual order is eight tokens.
 """
@@ -18,9 +18,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     """Pad is 0, the end token 1 stands behind every text, as with T5."""
     words = (PAD, END, UNKNOWN, *INSTRUMENTS, *MOODS, *map(_joined, GENRES), *TONICS, *MODES, *map(str, TEMPOS), "bpm")
     core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=UNKNOWN))
-    spellings = {r"\bhip[ -]?hop\b": _joined("hip hop")} | {
-        rf"\b{flat}\b": sharp for flat, sharp in FLATS.items()
-    }
+    spellings = {r"\bhip[ -]?hop\b": _joined("hip hop")} | {rf"\b{flat}\b": sharp for flat, sharp in FLATS.items()}
     respelled = [normalizers.Replace(Regex(pattern), word) for pattern, word in spellings.items()]
     commas = normalizers.Replace(",", " ")
     core.normalizer = normalizers.Sequence([normalizers.Lowercase(), commas, *respelled])

@@ -1,8 +1,8 @@
 """A tiny checkpoint with seeded random weights: the real classes, the real grid, no songs learned.
 
-The tests' checkpoints and, until one is trained, the embedded checkpoint are made here; nothing is stored.
-The weights are scaled so that such a model behaves like one: logits that differ, attention that looks
-somewhere, a codec that is heard and whose codes depend on what it hears.
+The tests and the benchmarks make theirs here; nothing is stored. The weights are scaled so that such a model
+behaves like one: logits that differ, attention that looks somewhere, a codec that is heard and whose codes depend
+on what it hears.
 """
 
 from __future__ import annotations
