@@ -22,6 +22,7 @@ from training.windows import PATTERN, Batch, Windows
 STEPS, WARM_UP = 2000, 100
 RATE, LEAST_RATE = 1.5e-3, 2e-5  # of learning
 SONGS, HELD_OUT = range(1200), range(1_000_000, 1_000_048)
+CODEBOOK_WEIGHTS = torch.tensor((1.6, 1.0, 0.8, 0.6))  # what is heard most counts most
 KEPT_EVERY, SAID_EVERY = 100, 20  # steps
 
 
@@ -92,7 +93,7 @@ class DecoderTraining:
             group["lr"] = learning_rate(self.step, self.steps, RATE, LEAST_RATE, WARM_UP)
         losses = self._losses(windows.batch(self.step, self._rank))
         self.optimiser.zero_grad()
-        losses.mean().backward()
+        (losses * CODEBOOK_WEIGHTS).mean().backward()
         average_gradients(self.weights)
         nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimiser.step()
