@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import struct
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def levels(waveform: Array, rate: int) -> Array:
     hop = max(1, len(waveform) // WIDTH)
     magnitudes = np.abs(stft(waveform, rate, nperseg=POINTS, noverlap=POINTS - hop)[2])[:, :WIDTH]
     places = np.geomspace(HIGHEST, LOWEST, HEIGHT + 1) * POINTS / rate
-    rows = [magnitudes[int(low) : int(high) + 1].max(axis=0) for high, low in zip(places, places[1:], strict=False)]
+    rows = [magnitudes[int(low) : int(high) + 1].max(axis=0) for high, low in pairwise(places)]
     decibels = 20 * np.log10(np.array(rows) / magnitudes.max() + 1e-9)
     return np.clip(1 - decibels / DARKEST, 0, 1)
 
