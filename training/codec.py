@@ -23,7 +23,8 @@ from training.synthesiser import SAMPLES_PER_FRAME
 from training.together import average_gradients, run_together
 
 CODEBOOKS, CODEBOOK_SIZE, LATENT, FILTERS = 4, 512, 64, 16
-STEPS, UNQUANTISED, WARM_UP = 3900, 2000, 200
+STEPS, UNQUANTISED, WARM_UP = 3250, 2000, 200
+HORIZON = 3900  # the step at which the learning rate would be at its least
 ROWS, CROP_FRAMES = 4, 25  # in each process
 RATE, LEAST_RATE = 2e-3, 5e-5  # of learning
 SONGS = 500
@@ -106,14 +107,14 @@ class CodecTraining:
         self.optimiser = torch.optim.AdamW(halves, lr=RATE, betas=(0.8, 0.99), weight_decay=0.0)
         self.step = 0
 
-    def learn(self, crops: Crops, steps: int) -> dict[str, float]:
+    def learn(self, crops: Crops) -> dict[str, float]:
         """One step; what it lost, by name."""
         if self.step == UNQUANTISED:
             self._begin_to_quantise(crops)
         random = np.random.default_rng((self.step, self._rank))
         wanted = crops.batch(random)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, steps, RATE, LEAST_RATE, WARM_UP)
+            group["lr"] = learning_rate(self.step, HORIZON, RATE, LEAST_RATE, WARM_UP)
         latents = self._half(self.codec.encoder, wanted)
         quantised, distance = self.quantiser(latents) if self.step >= UNQUANTISED else (latents, latents.new_zeros(()))
         found = self._half(self.codec.decoder, quantised)[..., : wanted.shape[-1]]
@@ -177,7 +178,7 @@ def _train(rank: int, work: Path, steps: int) -> None:
     sums: dict[str, float] = {}
     began = time.monotonic()
     while training.step < steps:
-        for name, value in training.learn(crops, steps).items():
+        for name, value in training.learn(crops).items():
             sums[name] = sums.get(name, 0.0) + value
         if rank == 0 and training.step % SAID_EVERY == 0:
             means = "  ".join(f"{name} {value / SAID_EVERY:.4f}" for name, value in sums.items())
