@@ -118,7 +118,7 @@ class Song:
         return bool(GENRES[self.genre].drums)
 
 
-def beat_frames(tempo: int) -> int:
+def beat_frames(tempo: float) -> int:
     return round(FRAMES_PER_MINUTE / tempo)
 
 
@@ -238,7 +238,7 @@ def _note(instrument: str, pitch: int, step: int, steps: int, tempo: int) -> Eve
     return Event(instrument, pitch, start, end - start)
 
 
-def frame_of(step: int, tempo: int) -> int:
+def frame_of(step: int, tempo: float) -> int:
     """The frame at which a sixteenth begins; beats are exact, what is between them is rounded."""
     beat, part = divmod(step, STEPS_PER_BEAT)
     return beat * beat_frames(tempo) + round(part * beat_frames(tempo) / STEPS_PER_BEAT)

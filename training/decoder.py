@@ -19,7 +19,7 @@ from training.together import average_gradients, run_together
 from training.tokenizer import make_tokenizer
 from training.windows import PATTERN, Batch, Windows
 
-STEPS, WARM_UP = 2000, 100
+STEPS, WARM_UP = 1680, 100
 RATE, LEAST_RATE = 1.5e-3, 2e-5  # of learning
 SONGS, HELD_OUT = range(1200), range(1_000_000, 1_000_048)
 CODEBOOK_WEIGHTS = torch.tensor((1.6, 1.0, 0.8, 0.6))  # what is heard most counts most
@@ -103,13 +103,13 @@ class DecoderTraining:
     @torch.no_grad()
     def judge(self, windows: Windows) -> torch.Tensor:
         """The losses on songs that were never learned from."""
-        return torch.stack([self._losses(windows.batch(step)) for step in range(4)]).mean(0)
+        return torch.stack([self._losses(windows.batch(step, corrupt=False)) for step in range(4)]).mean(0)
 
     def _losses(self, batch: Batch) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             text = text_embeddings(self.model, batch.tokens, batch.kept)
-            found = logits(self.model, batch.chroma, text, batch.columns[..., :-1], batch.places)
-        wanted = batch.columns[..., 1:]
+            found = logits(self.model, batch.chroma, text, batch.columns, batch.places)
+        wanted = batch.wanted
         losses = F.cross_entropy(
             found.flatten(0, 2).float(), wanted.flatten(), ignore_index=PATTERN.special, reduction="none"
         )

@@ -46,8 +46,8 @@ from training.measures import (
 from training.rendering import lead, looped, render
 from training.synthesiser import RATE
 
-SECONDS = 6
-PROMPTS, MELODIES = range(2_000_000, 2_000_200), range(2_100_000, 2_100_048)
+SECONDS = 5
+PROMPTS, MELODIES = range(2_000_000, 2_000_200), range(2_100_000, 2_100_032)
 PIECES, EXAMPLES = range(2_200_000, 2_200_060), range(2_300_000, 2_300_300)
 Array = np.ndarray
 

@@ -64,30 +64,58 @@ def make_musicgen(codec: EncodecModel, vocabulary: int) -> MusicgenMelodyForCond
             projection.weight.normal_(std=projection.in_features**-0.5 if projection is model.enc_to_dec_proj else 0.5)
             projection.bias.zero_()
         follow_the_clock(model)
+        read_the_prompt(model)
     return model.requires_grad_(True)
 
 
 @torch.no_grad()
-def follow_the_clock(model: MusicgenMelodyForConditionalGeneration, sharpness: float = 50.0) -> None:
-    """Let the first layer's first head begin by looking at the chroma frame that sounds with a column.
+def follow_the_clock(model: MusicgenMelodyForConditionalGeneration) -> None:
+    """Let the first layer's first head begin by looking at the chroma frame that sounds with a column."""
+    first = CHROMA_FRAMES + USUAL_TOKENS + 1
+    columns, keys = first + torch.arange(700), torch.arange(first + 1500)
+    centre = (columns - first)[:, None] * CHROMA_PER_COLUMN + 0.5
+    wanted = torch.exp(-0.5 * ((keys - centre) / 1.5) ** 2) * (keys < CHROMA_FRAMES)
+    _look(model, 0, columns, keys, wanted * 50.0)
 
-    Positions are sinusoids; the best query and key of a head's size for this diagonal are those of the singular
-    vectors of the wanted scores, fitted over all positions.
+
+@torch.no_grad()
+def read_the_prompt(model: MusicgenMelodyForConditionalGeneration) -> None:
+    """Let the first layer's second and third head begin by looking at the text, all of it alike, and by passing it on.
+
+    Without this, half an hour is over before the decoder finds out that there is a prompt.
+    """
+    first = CHROMA_FRAMES + USUAL_TOKENS
+    columns, keys = first + torch.arange(1500), torch.arange(first + 1500)
+    wanted = ((keys >= CHROMA_FRAMES) & (keys < first)).float().expand(len(columns), -1)
+    attention = model.decoder.model.decoder.layers[0].self_attn
+    for head in (1, 2):
+        _look(model, head, columns, keys, wanted * 80.0)
+        rows = slice(head * HEAD_SIZE, (head + 1) * HEAD_SIZE)
+        attention.v_proj.weight[rows].normal_(std=HIDDEN**-0.5)
+        attention.out_proj.weight[:, rows].normal_(std=0.05)
+
+
+def _look(
+    model: MusicgenMelodyForConditionalGeneration,
+    head: int,
+    columns: torch.Tensor,
+    keys: torch.Tensor,
+    wanted: torch.Tensor,
+) -> None:
+    """Give a head of the first layer the scores ``wanted`` [column, key] between positions, as nearly as it can.
+
+    Positions are sinusoids; the best query and key of a head's size are those of the singular vectors of the scores,
+    fitted over all positions.
     """
     decoder = model.decoder.model.decoder
-    table = decoder.embed_positions.weights
-    first = CHROMA_FRAMES + USUAL_TOKENS + 1
-    queries, keys = first + torch.arange(700), torch.arange(first + 1500)
-    centre = (queries - first)[:, None] * CHROMA_PER_COLUMN + 0.5
-    wanted = torch.exp(-0.5 * ((keys - centre) / 1.5) ** 2) * (keys < CHROMA_FRAMES)
-    seen = F.layer_norm(table, (HIDDEN,))
-    ours, theirs = seen[queries].double(), seen[keys].double()
+    seen = F.layer_norm(decoder.embed_positions.weights, (HIDDEN,))
+    ours, theirs = seen[columns].double(), seen[keys].double()
     pulled = [torch.linalg.solve(x.T @ x + RIDGE * torch.eye(HIDDEN).double(), x.T) for x in (ours, theirs)]
     left, scale, right = torch.linalg.svd(pulled[0] @ wanted.double() @ pulled[1].T)
-    root = (scale[:HEAD_SIZE] * sharpness * HEAD_SIZE**0.5).sqrt()
-    attention = decoder.layers[0].self_attn
-    attention.q_proj.weight[:HEAD_SIZE] = (left[:, :HEAD_SIZE] * root).T.float()
-    attention.k_proj.weight[:HEAD_SIZE] = (right[:HEAD_SIZE] * root[:, None]).float()
+    root = (scale[:HEAD_SIZE] * HEAD_SIZE**0.5).sqrt()
+    rows, attention = slice(head * HEAD_SIZE, (head + 1) * HEAD_SIZE), decoder.layers[0].self_attn
+    attention.q_proj.weight[rows] = (left[:, :HEAD_SIZE] * root).T.float()
+    attention.k_proj.weight[rows] = (right[:HEAD_SIZE] * root[:, None]).float()
 
 
 def text_embeddings(model: MusicgenMelodyForConditionalGeneration, tokens: torch.Tensor, kept: torch.Tensor):

@@ -8,7 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from training.codec import CodecTraining, Crops, make_codec
+from training.composer import BEATS, beat_frames, frame_of
 from training.musicgen import CHROMA_FRAMES, CHROMA_PER_COLUMN, CLASSES, logits, make_musicgen, text_embeddings
+from training.pacing import paced
 from training.pieces import chroma_of, make_piece
 from training.quantiser import ResidualQuantiser
 from training.tokenizer import make_tokenizer
@@ -73,19 +75,35 @@ def test_the_melody_of_a_sine_is_its_pitch_class() -> None:
 
 
 def test_windows_keep_their_place_in_the_song(pieces) -> None:
-    windows = Windows(pieces)
+    windows, shares = Windows(pieces), []
     for step, kind in enumerate(TURNS):
         batch = windows.batch(step)
-        assert batch.columns.shape == (kind.rows, 8, kind.columns + 1)
+        assert batch.columns.shape == batch.wanted.shape == (kind.rows, 8, kind.columns)
         assert len(batch.chroma) == (kind.rows if kind.melody else 1)
         starts = batch.columns[batch.places == 0]
         assert (starts[:, :, 0] == PATTERN.special).all()
         assert (starts[:, :2, 1] != PATTERN.special).all()
         torch.testing.assert_close(batch.columns, windows.batch(step).columns)
+        untouched = windows.batch(step, corrupt=False)
+        torch.testing.assert_close(untouched.columns[..., 1:], untouched.wanted[..., :-1])
+        shares.append((batch.columns != untouched.columns).float().mean().item())
         if kind is UNPROMPTED:
             assert batch.tokens.shape[1] == 1
             assert not batch.kept.any()
     assert USUAL in TURNS
+    assert 0.05 < np.mean(shares) < 0.75
+
+
+def test_a_piece_at_another_tempo_keeps_its_onsets_and_says_so(pieces) -> None:
+    random = np.random.default_rng(0)
+    for piece in pieces * 4:
+        other = paced(piece, random)
+        beat = other.codes.shape[1] // BEATS
+        [tempo] = [int(word) for word in make_tokenizer().convert_ids_to_tokens(other.tokens) if word.isdigit()]
+        assert beat_frames(tempo) == beat
+        onsets = [frame_of(step, 3000 / beat) for step in range(32)]
+        were = [frame_of(step, 3000 / (piece.codes.shape[1] // BEATS)) for step in range(32)]
+        np.testing.assert_array_equal(other.codes[:, onsets], piece.codes[:, were])
 
 
 def test_a_codebook_learns_what_it_quantises() -> None:
