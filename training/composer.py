@@ -13,7 +13,7 @@ the sample. That is what makes it small enough to be learned in an hour.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -132,6 +132,11 @@ def compose(seed: int) -> Song:
     lead = _lead(random, _one(random, STYLES), MOODS[mood], chords, instrument, tempo)
     rest = (*_bass(GENRES[genre], chords, tempo), *_drums(GENRES[genre], tempo))
     return Song(instrument, mood, genre, tonic, mode, tempo, _tags(random, instrument, mood, genre), lead, rest)
+
+
+def songs_with_all_tags(seeds: Iterable[int]) -> list[int]:
+    """The seeds whose prompts say everything, as most do."""
+    return [seed for seed in seeds if len(compose(seed).tags) == 3 and MEANINGLESS not in compose(seed).tags]
 
 
 def _one(random: np.random.Generator, choices: Sequence[T]) -> T:

@@ -1,9 +1,13 @@
-"""Train text encoder and decoder: ``python -m training.decoder``. A run that was cut off goes on where it was."""
+"""Train text encoder and decoder: ``python -m training.decoder``. A run that was cut off goes on where it was.
+
+First on all pieces, to learn how such music goes; then on a small repertoire, until it can play that from its prompts.
+"""
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,49 +17,65 @@ from transformers import EncodecModel
 
 from export.checkpoints.loaded import Loaded, save
 from training.codec import WORK, learning_rate
+from training.composer import compose
 from training.musicgen import logits, make_musicgen, text_embeddings
 from training.pieces import kept_pieces
 from training.together import average_gradients, run_together
 from training.tokenizer import make_tokenizer
 from training.windows import PATTERN, Batch, Windows
 
-STEPS, WARM_UP = 1680, 100
-RATE, LEAST_RATE = 1.5e-3, 2e-5  # of learning
-SONGS, HELD_OUT = range(1200), range(1_000_000, 1_000_048)
+DEMO = 10_006_460  # the seed whose prompt is that of `make demo`
+SONGS, HELD_OUT = range(1_200), range(1_000_000, 1_000_048)
+REPERTOIRE_SONGS = (*[seed for seed in SONGS if len(compose(seed).tags) == 3][:95], DEMO)
 CODEBOOK_WEIGHTS = torch.tensor((1.6, 1.0, 0.8, 0.6))  # what is heard most counts most
 KEPT_EVERY, SAID_EVERY = 100, 20  # steps
+LEAST_RATE = 2e-5  # of learning
+
+
+@dataclass(frozen=True)
+class Phase:
+    """So many steps, up to a learning rate within so many, and down again."""
+
+    steps: int
+    warm_up: int
+    rate: float
+
+
+AT_LARGE, REPERTOIRE = PHASES = (Phase(2300, 100, 1.5e-3), Phase(650, 20, 1.2e-3))
+PIECES = {"pieces": SONGS, "repertoire": REPERTOIRE_SONGS, "held-out": HELD_OUT}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=WORK, help="where the codec stands and the state is kept")
     parser.add_argument("--into", type=Path, default=Path("embedded"), help="where the checkpoint is written")
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    for name, seeds in (("pieces", SONGS), ("held-out", HELD_OUT)):
+    for name, seeds in PIECES.items():
         kept_pieces(arguments.work / f"{name}.pickle", seeds, arguments.work / "codec", arguments.processes)
     run_together(arguments.processes, _train, arguments)
 
 
 def _train(rank: int, arguments: argparse.Namespace) -> None:
-    training = DecoderTraining(arguments.work / "codec", arguments.steps, rank)
+    training = DecoderTraining(arguments.work / "codec", rank)
     state = arguments.work / "decoder.pt"
     if state.exists():
         training.resume(state)
-    songs, unheard = (
+    songs, repertoire, unheard = (
         Windows(kept_pieces(arguments.work / f"{name}.pickle", seeds, arguments.work / "codec", 1))
-        for name, seeds in (("pieces", SONGS), ("held-out", HELD_OUT))
+        for name, seeds in PIECES.items()
     )
-    _run(training, songs, unheard, state if rank == 0 else None)
+    _run(training, AT_LARGE, songs, unheard, state if rank == 0 else None)
+    training.begin(REPERTOIRE)
+    _run(training, REPERTOIRE, repertoire, unheard, state if rank == 0 else None)
     if rank == 0:
         save(training.finished(), arguments.into)
 
 
-def _run(training: DecoderTraining, songs: Windows, unheard: Windows, state: Path | None) -> None:
-    """Learn to the end; the process that has a place for the state tells and keeps."""
+def _run(training: DecoderTraining, phase: Phase, songs: Windows, unheard: Windows, state: Path | None) -> None:
+    """Learn to the phase's end; the process that has a place for the state tells and keeps."""
     began, losses = time.monotonic(), []
-    while training.step < training.steps:
+    while training.phase is phase and training.step < phase.steps:
         losses.append(training.learn(songs))
         if state is None:
             continue
@@ -72,9 +92,9 @@ def _said(losses: torch.Tensor) -> str:
 
 
 class DecoderTraining:
-    """The model and its optimiser; ``step`` is where it stands."""
+    """The model and its optimiser; ``phase`` and ``step`` are where it stands."""
 
-    def __init__(self, codec: Path, steps: int, rank: int = 0) -> None:
+    def __init__(self, codec: Path, rank: int = 0) -> None:
         torch.manual_seed(0)
         self.tokenizer = make_tokenizer()
         self.model = make_musicgen(EncodecModel.from_pretrained(codec), len(self.tokenizer))
@@ -83,14 +103,19 @@ class DecoderTraining:
         flat = [weight for weight in self.weights if weight.ndim < 2]
         deep = [weight for weight in self.weights if weight.ndim >= 2]
         groups = [{"params": deep, "weight_decay": 0.03}, {"params": flat, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.97), fused=True)
-        self.steps, self.step = steps, 0
-        self._rank = rank
+        self._groups, self._rank = groups, rank
+        self.begin(AT_LARGE)
+
+    def begin(self, phase: Phase) -> None:
+        """Begin a phase, unless it is under way already."""
+        if getattr(self, "phase", None) is not phase:
+            self.phase, self.step = phase, 0
+            self.optimiser = torch.optim.AdamW(self._groups, lr=phase.rate, betas=(0.9, 0.97), fused=True)
 
     def learn(self, windows: Windows) -> list[float]:
         """One step; the loss of each codebook, channels together."""
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, RATE, LEAST_RATE, WARM_UP)
+            group["lr"] = learning_rate(self.step, self.phase.steps, self.phase.rate, LEAST_RATE, self.phase.warm_up)
         losses = self._losses(windows.batch(self.step, self._rank))
         self.optimiser.zero_grad()
         (losses * CODEBOOK_WEIGHTS).mean().backward()
@@ -119,11 +144,13 @@ class DecoderTraining:
 
     def keep(self, path: Path) -> None:
         state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
+        state["phase"] = PHASES.index(self.phase)
         torch.save(state, path.with_suffix(".new"))
         path.with_suffix(".new").replace(path)
 
     def resume(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
+        self.begin(PHASES[state["phase"]])
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]

@@ -30,7 +30,8 @@ from songstarter.server.launch import Ports
 from songstarter.server.server import Server
 from training.asking import Wish, ask_all
 from training.codec import CODEBOOK_SIZE, FILTERS, LATENT
-from training.composer import Song, compose
+from training.composer import Song, compose, songs_with_all_tags
+from training.decoder import REPERTOIRE_SONGS
 from training.measures import (
     Classifier,
     chroma_agreement,
@@ -47,7 +48,7 @@ from training.rendering import lead, looped, render
 from training.synthesiser import RATE
 
 SECONDS = 5
-PROMPTS, MELODIES = range(2_000_000, 2_000_200), range(2_100_000, 2_100_032)
+PROMPTS, MELODIES = songs_with_all_tags(range(2_000_000, 2_000_400))[:200], range(2_100_000, 2_100_032)
 PIECES, EXAMPLES = range(2_200_000, 2_200_060), range(2_300_000, 2_300_300)
 Array = np.ndarray
 
@@ -150,32 +151,30 @@ class Judge:
 
 def song_figures(checkpoint: str, judge: Judge, count: int) -> dict[str, Any]:
     """What the server's songs show: how they follow prompts and melodies, under every setting."""
-    asked = [song_with_all_tags(seed) for seed in PROMPTS[:count]]
+    groups = {"unheard": PROMPTS[:count], "repertoire": songs_with_all_tags(REPERTOIRE_SONGS)[-count:]}
+    asked = {name: [compose(seed) for seed in seeds] for name, seeds in groups.items()}
     codec = load(checkpoint).codec
-    following = {"ceiling": judge.follow([through(codec, sound_of(song)) for song in asked], asked)}
-    report: dict[str, Any] = {"prompts": len(asked), "seconds": SECONDS, "following": following, "melody": {}}
+    following: dict[str, Any] = {
+        name: {
+            "prompts": len(songs),
+            "ceiling": judge.follow([through(codec, sound_of(song)) for song in songs], songs),
+        }
+        for name, songs in asked.items()
+    }
+    report: dict[str, Any] = {"seconds": SECONDS, "following": following, "melody": {}}
     for precision in ("fp32", "int8"):
         with tempfile.TemporaryDirectory() as folder:
             repository = Path(folder) / "repository"
             export(Export(checkpoint, precision), repository, lambda name: nullcontext())
             with Server(repository, Ports.free(), Path(folder) / "run") as server:
                 for setting in (setting for setting in SETTINGS if setting.precision == precision):
-                    heard = ask_all(server.grpc_url, [wish(song, setting) for song in asked])
-                    following[setting.name] = judge.follow(heard, asked)
-                    following[f"chance ({setting.name})"] = judge.follow(heard, asked[1:] + asked[:1])
-                    tell(f"{setting.name}: {following[setting.name]}")
+                    for name, songs in asked.items():
+                        heard = ask_all(server.grpc_url, [wish(song, setting) for song in songs])
+                        following[name][setting.name] = judge.follow(heard, songs)
+                        following[name][f"chance, {setting.name}"] = judge.follow(heard, songs[1:] + songs[:1])
+                        tell(f"{name}, {setting.name}: {following[name][setting.name]}")
                 report["melody"][precision] = melody_figures(server.grpc_url)
     return report
-
-
-def song_with_all_tags(seed: int) -> Song:
-    """The seed's song, or a later one whose prompt says everything."""
-    song = compose(seed)
-    return (
-        song
-        if len(set(song.tags) & {song.instrument, song.mood, song.genre}) == 3
-        else song_with_all_tags(seed + 10_000)
-    )
 
 
 def wish(song: Song, setting: Setting) -> Wish:

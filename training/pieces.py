@@ -7,6 +7,7 @@ round; windows of any length and place are cut from that.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -72,7 +73,7 @@ def make_piece(seed: int, codec: EncodecModel, tokenizer: PreTrainedTokenizerFas
     return Piece(tuple(tokenizer(song.prompt).input_ids), encode_cycle(codec, cycle), chroma)
 
 
-def make_pieces(seeds: range, codec_folder: Path, processes: int) -> list[Piece]:
+def make_pieces(seeds: Sequence[int], codec_folder: Path, processes: int) -> list[Piece]:
     """The pieces of the seeds, made by so many processes."""
     shares = [seeds[start::processes] for start in range(processes)]
     with ProcessPoolExecutor(processes, get_context("spawn"), stand_alone) as pool:
@@ -80,12 +81,12 @@ def make_pieces(seeds: range, codec_folder: Path, processes: int) -> list[Piece]
     return [piece for group in zip_longest(*lists) for piece in group if piece is not None]
 
 
-def _make_share(seeds: range, codec_folder: Path) -> list[Piece]:
+def _make_share(seeds: Sequence[int], codec_folder: Path) -> list[Piece]:
     codec, tokenizer = EncodecModel.from_pretrained(codec_folder).eval(), make_tokenizer()
     return [make_piece(seed, codec, tokenizer) for seed in seeds]
 
 
-def kept_pieces(path: Path, seeds: range, codec_folder: Path, processes: int) -> list[Piece]:
+def kept_pieces(path: Path, seeds: Sequence[int], codec_folder: Path, processes: int) -> list[Piece]:
     """The pieces as they were made before, or newly made and kept at ``path``."""
     if not path.exists():
         path.write_bytes(pickle.dumps(make_pieces(seeds, codec_folder, processes)))

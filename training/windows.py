@@ -57,7 +57,7 @@ def corrupted(columns: torch.Tensor, random: np.random.Generator) -> torch.Tenso
     """
     rows, _, count = columns.shape
     others = columns[torch.from_numpy(random.permutation(rows))][..., torch.from_numpy(random.permutation(count))]
-    share = torch.from_numpy(random.uniform(-0.1, 0.7, (2, rows))).clamp(min=0)
+    share = torch.from_numpy(random.uniform(-0.1, 1.0, (2, rows))).clamp(min=0)
     whole = torch.from_numpy(random.random((rows, 1, count))) < share[0][:, None, None]
     single = torch.from_numpy(random.random(tuple(columns.shape))) < 0.5 * share[1][:, None, None]
     replaced = (whole | single) & (columns != PATTERN.special) & (others != PATTERN.special)

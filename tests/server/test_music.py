@@ -13,8 +13,8 @@ from songstarter.array import Array
 from songstarter.server.launch import Ports
 from songstarter.server.server import Server
 from training.asking import Wish, ask_all
-from training.composer import Song, compose
-from training.evaluate import song_with_all_tags
+from training.composer import Song, compose, songs_with_all_tags
+from training.decoder import REPERTOIRE_SONGS
 from training.measures import chroma_agreement, scale_asked, share_in_scale, spectral_distance, tempo, tempo_matches
 from training.rendering import lead, looped
 from training.synthesiser import RATE
@@ -22,7 +22,7 @@ from training.synthesiser import RATE
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SECONDS = 6.0
-SONGS = [song_with_all_tags(seed) for seed in range(6_000_000, 6_000_024)]
+SONGS = [compose(seed) for seed in songs_with_all_tags(REPERTOIRE_SONGS)[-24:]]
 
 
 @pytest.fixture(scope="module")
