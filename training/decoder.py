@@ -41,7 +41,7 @@ class Phase:
     rate: float
 
 
-AT_LARGE, REPERTOIRE = PHASES = (Phase(2300, 100, 1.5e-3), Phase(650, 20, 1.2e-3))
+AT_LARGE, REPERTOIRE = PHASES = (Phase(2300, 100, 1.5e-3), Phase(520, 15, 1.2e-3))
 PIECES = {"pieces": SONGS, "repertoire": REPERTOIRE_SONGS, "held-out": HELD_OUT}
 
 

@@ -48,8 +48,8 @@ from training.rendering import lead, looped, render
 from training.synthesiser import RATE
 
 SECONDS = 5
-PROMPTS, MELODIES = songs_with_all_tags(range(2_000_000, 2_000_400))[:200], range(2_100_000, 2_100_032)
-PIECES, EXAMPLES = range(2_200_000, 2_200_060), range(2_300_000, 2_300_300)
+PROMPTS, MELODIES = songs_with_all_tags(range(2_000_000, 2_000_400))[:200], range(2_100_000, 2_100_016)
+PIECES, EXAMPLES = range(2_200_000, 2_200_030), range(2_300_000, 2_300_150)
 Array = np.ndarray
 
 

@@ -14,7 +14,7 @@ from training.composer import BEATS, FRAMES_PER_MINUTE, STEPS, TEMPOS, beat_fram
 from training.pieces import Piece
 from training.tokenizer import make_tokenizer
 
-FEWEST, MOST = -4, 2  # frames by which a beat changes
+FEWEST, MOST = 0, 0  # frames by which a beat changes
 _VOCABULARY = make_tokenizer().get_vocab()
 _TEMPO_OF = {_VOCABULARY[str(tempo)]: tempo for tempo in TEMPOS}
 _TEMPOS_OF_BEAT: dict[int, list[int]] = {}
