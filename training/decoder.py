@@ -19,6 +19,7 @@ from export.checkpoints.loaded import Loaded, save
 from training.codec import WORK, learning_rate
 from training.composer import compose
 from training.musicgen import logits, make_musicgen, text_embeddings
+from training.pacing import as_composed
 from training.pieces import kept_pieces
 from training.together import average_gradients, run_together
 from training.tokenizer import make_tokenizer
@@ -26,7 +27,7 @@ from training.windows import PATTERN, Batch, Windows
 
 DEMO = 10_006_460  # the seed whose prompt is that of `make demo`
 SONGS, HELD_OUT = range(1_200), range(1_000_000, 1_000_048)
-REPERTOIRE_SONGS = (*[seed for seed in SONGS if len(compose(seed).tags) == 3][:95], DEMO)
+REPERTOIRE_SONGS = (*[seed for seed in SONGS if len(compose(seed).tags) == 3][72:95], DEMO)
 CODEBOOK_WEIGHTS = torch.tensor((1.6, 1.0, 0.8, 0.6))  # what is heard most counts most
 KEPT_EVERY, SAID_EVERY = 100, 20  # steps
 LEAST_RATE = 2e-5  # of learning
@@ -41,7 +42,7 @@ class Phase:
     rate: float
 
 
-AT_LARGE, REPERTOIRE = PHASES = (Phase(2300, 100, 1.5e-3), Phase(520, 15, 1.2e-3))
+AT_LARGE, REPERTOIRE = PHASES = (Phase(2300, 100, 1.5e-3), Phase(1170, 20, 1.2e-3))
 PIECES = {"pieces": SONGS, "repertoire": REPERTOIRE_SONGS, "held-out": HELD_OUT}
 
 
@@ -61,10 +62,11 @@ def _train(rank: int, arguments: argparse.Namespace) -> None:
     state = arguments.work / "decoder.pt"
     if state.exists():
         training.resume(state)
-    songs, repertoire, unheard = (
-        Windows(kept_pieces(arguments.work / f"{name}.pickle", seeds, arguments.work / "codec", 1))
+    kept = [
+        kept_pieces(arguments.work / f"{name}.pickle", seeds, arguments.work / "codec", 1)
         for name, seeds in PIECES.items()
-    )
+    ]
+    songs, repertoire, unheard = Windows(kept[0]), Windows(kept[1], as_composed), Windows(kept[2])
     _run(training, AT_LARGE, songs, unheard, state if rank == 0 else None)
     training.begin(REPERTOIRE)
     _run(training, REPERTOIRE, repertoire, unheard, state if rank == 0 else None)

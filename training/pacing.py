@@ -14,7 +14,7 @@ from training.composer import BEATS, FRAMES_PER_MINUTE, STEPS, TEMPOS, beat_fram
 from training.pieces import Piece
 from training.tokenizer import make_tokenizer
 
-FEWEST, MOST = 0, 0  # frames by which a beat changes
+FEWEST, MOST = -4, 2  # frames by which a beat changes
 _VOCABULARY = make_tokenizer().get_vocab()
 _TEMPO_OF = {_VOCABULARY[str(tempo)]: tempo for tempo in TEMPOS}
 _TEMPOS_OF_BEAT: dict[int, list[int]] = {}
@@ -35,6 +35,11 @@ def paced(piece: Piece, random: np.random.Generator) -> Piece:
     tokens = (*piece.tokens[:word], _VOCABULARY[str(tempo)], *piece.tokens[word + 1 :])
     times = np.minimum(np.arange(piece.chroma.shape[1]) * old / new, piece.chroma.shape[1] - 1).astype(int)
     return replace(piece, tokens=tokens, codes=piece.codes[:, _frames(old, new)], chroma=piece.chroma[:, times])
+
+
+def as_composed(piece: Piece, random: np.random.Generator) -> Piece:
+    """The piece as it is."""
+    return piece
 
 
 def _frames(old: int, new: int) -> np.ndarray:

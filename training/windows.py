@@ -7,6 +7,7 @@ begins later in a song keeps its place, and lacks only what came before.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,8 @@ def corrupted(columns: torch.Tensor, random: np.random.Generator) -> torch.Tenso
 class Windows:
     """Cuts windows; which ones, a step's number and a process's rank decide."""
 
-    def __init__(self, pieces: list[Piece]) -> None:
+    def __init__(self, pieces: list[Piece], pace: Callable[[Piece, np.random.Generator], Piece] = paced) -> None:
+        self._pace = pace
         self._pieces = pieces
         self._alike: dict[int, list[Piece]] = {}  # prompts of a batch are equally long
         for piece in pieces:
@@ -77,7 +79,7 @@ class Windows:
         kind = TURNS[step % len(TURNS)]
         random = np.random.default_rng((step, rank))
         alike = self._alike[len(self._pieces[random.integers(len(self._pieces))].tokens)]
-        pieces = [paced(alike[i], random) for i in random.integers(len(alike), size=kind.rows)]
+        pieces = [self._pace(alike[i], random) for i in random.integers(len(alike), size=kind.rows)]
         whole = [piece.columns(PATTERN) for piece in pieces]
         last = whole[0].shape[1] - kind.columns - 1
         late = random.random(kind.rows) >= FROM_THE_START
