@@ -11,6 +11,7 @@ COPY client client
 COPY export export
 COPY backends backends
 COPY model_repository model_repository
+COPY embedded embedded
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
 
 # A virtual environment on Triton's own Python: `songstarter serve` puts it in front of PATH, where Triton's Python

@@ -9,7 +9,7 @@ PROMETHEUS := .tools/prometheus/usr/bin/prometheus
 NATIVE := songstarter/stages/native
 COMPILED := $(NATIVE)/.compiled
 # What the exported graphs are made of: a change here makes them stale.
-EXPORTER := $(shell find export songstarter/checkpoint.py -name '*.py' 2>/dev/null)
+EXPORTER := $(shell find export songstarter/checkpoint.py -name '*.py' 2>/dev/null) $(wildcard embedded/*)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -20,7 +20,7 @@ PIP_PROGRESS := /^(Collecting|Processing) / { printf "\r  %d packages found", ++
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export demo serve bench prometheus test test-all check fix clean
+.PHONY: help setup export demo serve bench train evaluate prometheus test test-all check fix clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,6 +52,13 @@ serve: $(EXPORTED) ## keep a server in the foreground
 
 bench: $(EXPORTED) ## start a server, load it with 1 to 16 songs at once, report in out/bench.html
 	$(BIN)/songstarter bench --serve $(REPOSITORY) --concurrency 1,2,4,8,16 --html out/bench.html --json out/bench.json
+
+train: $(INSTALLED) ## train the embedded checkpoint anew: an hour and a half on two cores, and goes on where it was cut off
+	$(BIN)/python -m training.codec
+	$(BIN)/python -m training.decoder
+
+evaluate: $(INSTALLED) ## measure how the embedded checkpoint follows prompts and melodies
+	$(BIN)/python -m training.evaluate --json training/results/evaluation.json
 
 prometheus: $(PROMETHEUS) ## unpack Debian's prometheus into .tools/, for the tests that ask a real one
 

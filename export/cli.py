@@ -13,7 +13,7 @@ from songstarter.checkpoint import Device, Precision
 
 DESCRIPTION = (
     "CHECKPOINT is a hub id, a folder in the form of transformers or of audiocraft, "
-    "or the word 'embedded' for the tiny checkpoint that needs nothing."
+    "or the word 'embedded' for the small checkpoint that is part of this repository."
 )
 
 

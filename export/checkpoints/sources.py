@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.checkpoints.audiocraft import LANGUAGE_MODEL_FILE, load_audiocraft
-from export.checkpoints.embedded import make_checkpoint
 from export.checkpoints.hub import file_of
 from export.checkpoints.loaded import Loaded
 from export.checkpoints.transformers_folder import load_transformers
 from songstarter.errors import UnknownCheckpoint
+from songstarter.shipped import shipped
 
 EMBEDDED = "embedded"
 
@@ -29,9 +29,8 @@ def load(source: str, *, text_encoder: str | None = None, codec: str | None = No
     Raises:
         CheckpointError: it is no MusicGen checkpoint, cannot be had, or is not safe to load.
     """
-    if source == EMBEDDED:
-        return make_checkpoint(family="melody", channels=2, name=EMBEDDED)
-    loaded = _load_named(source, text_encoder, codec)
+    place = str(shipped(EMBEDDED)) if source == EMBEDDED else source
+    loaded = _load_named(place, text_encoder, codec)
     return replace(loaded, name=name_of(source))
 
 

@@ -13,9 +13,15 @@ from songstarter.errors import MissingLibrary
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_wheel_carries_every_file_that_triton_reads() -> None:
+def test_a_wheel_carries_every_file_that_triton_reads_and_the_embedded_checkpoint() -> None:
     carried = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    patterns = ("model_repository/*/config.pbtxt", "model_repository/*/1/*.py", "backends/*/*.py")
+    patterns = (
+        "model_repository/*/config.pbtxt",
+        "model_repository/*/1/*.py",
+        "backends/*/*.py",
+        "embedded/*.json",
+        "embedded/*.safetensors",
+    )
     needed = {path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern)}
     assert carried["force-include"] == {path: f"songstarter/{path}" for path in needed}
 

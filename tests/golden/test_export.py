@@ -49,7 +49,7 @@ def test_the_manifest_tells_what_the_runtime_must_know(embedded_repository: Path
     assert checkpoint.name == "embedded"
     assert checkpoint.family == "melody"
     assert checkpoint.delays == (0, 0, 1, 1, 2, 2, 3, 3)
-    assert (checkpoint.codebooks, checkpoint.vocabulary, checkpoint.special_token) == (8, 2048, 2048)
+    assert (checkpoint.codebooks, checkpoint.vocabulary, checkpoint.special_token) == (8, 512, 512)
     assert (checkpoint.sample_rate, checkpoint.frames_per_second, checkpoint.window_frames) == (32_000, 50, 1_500)
     assert checkpoint.melody is not None
     assert checkpoint.melody.frames == 235

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from export.checkpoints import Loaded
-from export.checkpoints.embedded import make_codec
+from export.checkpoints.tiny import make_codec
 from export.codec_decoder import export_codec_decoder
 from export.codec_encoder import CodecEncoder, encoded_alone, export_codec_encoder, random_waveforms
 from export.exporter import STAGES

@@ -1,8 +1,8 @@
 """A tiny checkpoint with seeded random weights: the real classes, the real grid, no songs learned.
 
-The tests' checkpoints and, until one is trained, the embedded checkpoint are made here; nothing is stored.
-The weights are scaled so that such a model behaves like one: logits that differ, attention that looks
-somewhere, a codec that is heard and whose codes depend on what it hears.
+The tests and the benchmarks make theirs here; nothing is stored. The weights are scaled so that such a model
+behaves like one: logits that differ, attention that looks somewhere, a codec that is heard and whose codes depend
+on what it hears.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def make_checkpoint(
     return Loaded(name, model, tokenizer)
 
 
-def make_codec(*, filters: int, latent: int) -> EncodecModel:
+def make_codec(*, filters: int, latent: int, codebook_size: int = CODEBOOK_SIZE) -> EncodecModel:
     """A codec on the grid of ``facebook/encodec_32khz`` whose ends are scaled to what music measures."""
     config = EncodecConfig(
         sampling_rate=32_000,
@@ -65,7 +65,7 @@ def make_codec(*, filters: int, latent: int) -> EncodecModel:
         num_filters=filters,
         hidden_size=latent,
         upsampling_ratios=list(RATIOS),
-        codebook_size=CODEBOOK_SIZE,
+        codebook_size=codebook_size,
         use_causal_conv=False,
         pad_mode="reflect",
         use_conv_shortcut=False,
@@ -77,7 +77,7 @@ def make_codec(*, filters: int, latent: int) -> EncodecModel:
     for depth, layer in enumerate(codec.quantizer.layers):
         layer.codebook.embed.normal_(std=0.5**depth)
     _standardise(codec.encoder, torch.randn(1, 1, 32_000) * LOUDNESS, 1.0)
-    codes = torch.randint(CODEBOOK_SIZE, (CODEBOOKS, 1, 50))
+    codes = torch.randint(codebook_size, (CODEBOOKS, 1, 50))
     _standardise(codec.decoder, codec.quantizer.decode(codes), LOUDNESS)
     return codec
 

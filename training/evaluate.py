@@ -1,0 +1,207 @@
+"""How good the embedded checkpoint is: ``python -m training.evaluate --json FILE``. The last line is the report.
+
+Every song is asked of a real server, as a caller would, and measured by its sound alone; the songs' composer was
+never heard in training, for its seeds are others. Each figure stands beside what chance gives (the same songs, held
+against another's prompt) and the ceiling (the composer's own rendering of the prompt, through the codec).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EncodecModel
+
+from benchmarks.machine import facts
+from export.checkpoints import load
+from export.checkpoints.tiny import make_codec
+from export.exporter import Export, export
+from songstarter.server.launch import Ports
+from songstarter.server.server import Server
+from training.asking import Wish, ask_all
+from training.codec import CODEBOOK_SIZE, FILTERS, LATENT
+from training.composer import Song, compose, songs_with_all_tags
+from training.decoder import REPERTOIRE_SONGS
+from training.measures import (
+    Classifier,
+    chroma_agreement,
+    scale_asked,
+    scale_of,
+    share_in_scale,
+    signal_to_noise,
+    spectral_distance,
+    tempo,
+    tempo_matches,
+    timbre,
+)
+from training.rendering import lead, looped, render
+from training.synthesiser import RATE
+
+SECONDS = 5
+PROMPTS, MELODIES = songs_with_all_tags(range(2_000_000, 2_000_400))[:200], range(2_100_000, 2_100_016)
+PIECES, EXAMPLES = range(2_200_000, 2_200_030), range(2_300_000, 2_300_150)
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to make the same songs."""
+
+    name: str
+    precision: str
+    guidance: float
+
+
+SETTINGS = (
+    Setting("fp32, guidance 1", "fp32", 1.0),
+    Setting("fp32, guidance 3", "fp32", 3.0),
+    Setting("int8, guidance 3", "int8", 3.0),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the report here too")
+    parser.add_argument("--checkpoint", default="embedded", help="what `songstarter export` takes")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="fewer, for a quick look")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    codec = load(arguments.checkpoint).codec
+    judge = Judge(codec)
+    report = {"machine": facts(), "codec": codec_figures(codec)}
+    report |= song_figures(arguments.checkpoint, judge, arguments.prompts)
+    report["minutes"] = round((time.monotonic() - began) / 60, 1)
+    line = json.dumps(report)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(line)
+
+
+def sound_of(song: Song) -> Array:
+    """The left channel of the song's beginning: [sample]."""
+    return looped(render(song), SECONDS * RATE)[0]
+
+
+@torch.no_grad()
+def through(codec: EncodecModel, waveform: Array) -> Array:
+    """What the codec makes of a waveform: [sample] -> [sample]."""
+    heard = torch.from_numpy(waveform)[None, None]
+    return codec.decode(codec.encode(heard).audio_codes, [None]).audio_values[0, 0, : len(waveform)].numpy()
+
+
+def codec_figures(codec: EncodecModel) -> dict[str, Any]:
+    """Reconstruction of unheard pieces, beside a codec that learned nothing and beside any other piece."""
+    pieces = [sound_of(compose(seed)) for seed in PIECES]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        untrained = make_codec(filters=FILTERS, latent=LATENT, codebook_size=CODEBOOK_SIZE)
+    rows = {
+        "trained": [through(codec, piece) for piece in pieces],
+        "untrained": [through(untrained, piece) for piece in pieces],
+        "another piece": pieces[1:] + pieces[:1],
+    }
+    tell("the codec is measured")
+    return {"pieces": len(pieces), **{name: _likeness(found, pieces) for name, found in rows.items()}}
+
+
+def _likeness(found: Sequence[Array], wanted: Sequence[Array]) -> dict[str, float]:
+    pairs = list(zip(found, wanted, strict=True))
+    return {
+        "si_snr_db": round(float(np.mean([signal_to_noise(*pair) for pair in pairs])), 2),
+        "spectral_distance_db": round(float(np.mean([spectral_distance(*pair) for pair in pairs])), 2),
+    }
+
+
+class Judge:
+    """Measures songs against what was asked; it learned to tell timbres and drums from composed examples."""
+
+    def __init__(self, codec: EncodecModel) -> None:
+        songs = [compose(seed) for seed in EXAMPLES]
+        features = np.stack([timbre(through(codec, sound_of(song))) for song in songs])
+        self._instrument = Classifier(features, [song.instrument for song in songs])
+        self._drums = Classifier(features, [str(song.has_drums) for song in songs])
+        tell("the judge has learned its timbres")
+
+    def follow(self, heard: Sequence[Array], asked: Sequence[Song]) -> dict[str, float]:
+        """Shares of the songs that are as asked."""
+        features = np.stack([timbre(waveform) for waveform in heard])
+        tempos = [tempo_matches(tempo(wave), song.tempo) for wave, song in zip(heard, asked, strict=True)]
+        scales = [scale_asked(song.tonic, song.mode) for song in asked]
+        shares = {
+            "tempo": [exact for exact, _ in tempos],
+            "tempo, or its half or double": [octave for _, octave in tempos],
+            "scale": [scale_of(wave) == scale for wave, scale in zip(heard, scales, strict=True)],
+            "energy in scale": [share_in_scale(wave, scale) for wave, scale in zip(heard, scales, strict=True)],
+            "drums": np.array(self._drums(features)) == [str(song.has_drums) for song in asked],
+            "instrument": np.array(self._instrument(features)) == [song.instrument for song in asked],
+        }
+        return {name: round(float(np.mean(values)), 3) for name, values in shares.items()}
+
+
+def song_figures(checkpoint: str, judge: Judge, count: int) -> dict[str, Any]:
+    """What the server's songs show: how they follow prompts and melodies, under every setting."""
+    groups = {"unheard": PROMPTS[:count], "repertoire": songs_with_all_tags(REPERTOIRE_SONGS)[-count:]}
+    asked = {name: [compose(seed) for seed in seeds] for name, seeds in groups.items()}
+    codec = load(checkpoint).codec
+    following: dict[str, Any] = {
+        name: {
+            "prompts": len(songs),
+            "ceiling": judge.follow([through(codec, sound_of(song)) for song in songs], songs),
+        }
+        for name, songs in asked.items()
+    }
+    report: dict[str, Any] = {"seconds": SECONDS, "following": following, "melody": {}}
+    for precision in ("fp32", "int8"):
+        with tempfile.TemporaryDirectory() as folder:
+            repository = Path(folder) / "repository"
+            export(Export(checkpoint, precision), repository, lambda name: nullcontext())
+            with Server(repository, Ports.free(), Path(folder) / "run") as server:
+                for setting in (setting for setting in SETTINGS if setting.precision == precision):
+                    for name, songs in asked.items():
+                        heard = ask_all(server.grpc_url, [wish(song, setting) for song in songs])
+                        following[name][setting.name] = judge.follow(heard, songs)
+                        following[name][f"chance, {setting.name}"] = judge.follow(heard, songs[1:] + songs[:1])
+                        tell(f"{name}, {setting.name}: {following[name][setting.name]}")
+                report["melody"][precision] = melody_figures(server.grpc_url)
+    return report
+
+
+def wish(song: Song, setting: Setting) -> Wish:
+    return Wish(song.prompt, {"classifier_free_guidance": setting.guidance, "duration": float(SECONDS), "seed": 1})
+
+
+def melody_figures(url: str) -> dict[str, float]:
+    """How often the loudest pitch class is the melody's: with no prompt at all, and with its own song's prompt."""
+    songs = [compose(seed) for seed in MELODIES]
+    melodies = [looped(lead(song), SECONDS * RATE).mean(0) for song in songs]
+    figures: dict[str, float] = {}
+    for name, prompts in {"no prompt": [""] * len(songs), "prompt": [song.prompt for song in songs]}.items():
+        wishes = [
+            Wish(prompt, {"duration": float(SECONDS), "seed": 1}, melody)
+            for prompt, melody in zip(prompts, melodies, strict=True)
+        ]
+        heard = ask_all(url, wishes)
+        for pairing, others in {"own": melodies, "another's": melodies[1:] + melodies[:1]}.items():
+            agreement = [chroma_agreement(*pair) for pair in zip(heard, others, strict=True)]
+            figures[f"{name}, {pairing} melody"] = round(float(np.mean(agreement)), 3)
+    tell(f"melodies: {figures}")
+    return figures
+
+
+def tell(line: str) -> None:
+    print(f"evaluate: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
