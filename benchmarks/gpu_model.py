@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.shapes import Size
 from export.checkpoints import Loaded, make_checkpoint
-from export.checkpoints.embedded import make_decoder
+from export.checkpoints.tiny import make_decoder
 from export.decoder import form_of, shape_of, write_decoder
 from export.manifest import describe
 from songstarter.checkpoint import Checkpoint, Device, Precision

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.checkpoints.embedded import make_codec
+from export.checkpoints.tiny import make_codec
 from export.codec_decoder import (
     decoded_in_chunks,
     decoded_whole,
