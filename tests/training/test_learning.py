@@ -91,7 +91,7 @@ def test_windows_keep_their_place_in_the_song(pieces) -> None:
             assert batch.tokens.shape[1] == 1
             assert not batch.kept.any()
     assert USUAL in TURNS
-    assert 0.05 < np.mean(shares) < 0.75
+    assert 0 < np.mean(shares) < 0.75
 
 
 def test_a_piece_at_another_tempo_keeps_its_onsets_and_says_so(pieces) -> None:
