@@ -53,7 +53,7 @@ serve: $(EXPORTED) ## keep a server in the foreground
 bench: $(EXPORTED) ## start a server, load it with 1 to 16 songs at once, report in out/bench.html
 	$(BIN)/songstarter bench --serve $(REPOSITORY) --concurrency 1,2,4,8,16 --html out/bench.html --json out/bench.json
 
-train: $(INSTALLED) ## train the embedded checkpoint anew: an hour and a half on two cores, and goes on where it was cut off
+train: $(INSTALLED) ## train the embedded checkpoint anew, in some hours on two cores; goes on where it was cut off
 	$(BIN)/python -m training.codec
 	$(BIN)/python -m training.decoder
 
