@@ -48,8 +48,12 @@ def events(response: http.client.HTTPResponse) -> Iterator[Message]:
 
 
 def stream_sse(url: str, **fields: Any) -> list[Message]:
+    """Every message; a server that dies ends such a stream like any other, so who wants it all looks for the last."""
     with opened_sse(url, **fields) as response:
-        return list(events(response))
+        messages = list(events(response))
+    if sum(message["last"] for message in messages) != fields.get("num_outputs", 1):
+        raise StreamError(f"cut off after {len(messages)} messages")
+    return messages
 
 
 @contextmanager
