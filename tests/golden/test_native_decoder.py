@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from export.checkpoints import Loaded
+from export.checkpoints import Loaded, load
 from export.decoder import form_of, shape_of, write_decoder
 from export.manifest import describe
 from songstarter.array import Array
@@ -124,6 +124,13 @@ def test_a_step_gives_the_graph_s_logits_and_memory(setting: Setting) -> None:
         # a level of 8-bit memory, or what one level of an activation moves
         unequal = np.abs(block.astype(np.float32) - theirs[name])
         assert unequal.max() <= (1 if block.dtype == np.int8 else 0.1), name
+
+
+def test_the_embedded_checkpoint_s_own_dimensions_fit(tmp_path: Path) -> None:
+    """A feed-forward part that is not four times as wide, tables of 512 codes, trained weights."""
+    setting = make_setting(load("embedded"), "int8_kv8", tmp_path)
+    found = setting.run(setting.native(), setting.copy(), 0, HELD)
+    assert_close(found, setting.run(Session(setting.graph), setting.copy(), 0, HELD))
 
 
 def test_a_filling_gives_the_graph_s_logits(setting: Setting) -> None:

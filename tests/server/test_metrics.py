@@ -174,7 +174,9 @@ def test_promtool_finds_nothing_to_complain_about(songs: Server) -> None:
 
 
 def events(server: Server) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in server.log.lines() if '"event"' in line]
+    """What the log tells of requests and orders."""
+    told = [json.loads(line) for line in server.log.lines() if '"event"' in line]
+    return [event for event in told if "request" in event]
 
 
 def told(server: Server, count: int, matches: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ typedef struct {
 } Memory;
 
 typedef struct {
-    int32_t layers, hidden, heads, codebooks, vocabulary, table_rows, positions;
+    int32_t layers, hidden, wide, heads, codebooks, vocabulary, table_rows, positions;
     int32_t text_places; /* 0 where the checkpoint attends to no text */
     int32_t threads;
 } Shape;
@@ -56,7 +56,7 @@ typedef struct {
     Matrix heads;
     Norm norm;
     const float *tables, *sinusoid; /* [codebook, table row, hidden], [position, hidden] */
-    float *x, *wide, *attended;     /* [row, hidden], [row, 4 * hidden], [row, hidden] */
+    float *x, *wide, *attended;     /* [row, hidden], [row, widest], [row, hidden] */
     float *scores;                  /* [thread, position] */
     Quantised quantised;
     Team team;
@@ -223,7 +223,7 @@ void decoder_run(Decoder *d, const Call *call) {
 enum { LAYER_PARTS = 20, OWNED = 6 };
 
 static Layer layer_of(const Shape *shape, const void *const *parts) {
-    int hidden = shape->hidden, wide = 4 * hidden;
+    int hidden = shape->hidden, wide = shape->wide;
     Layer l = {
         .self_norm = {parts[0], parts[1]},
         .qkv = packed(parts[2], parts[3], hidden, 3 * hidden),
@@ -278,6 +278,7 @@ Decoder *decoder_open(const Shape *shape, const void *const *parts) {
         free(layers);
         return NULL;
     }
+    int widest = shape->wide > 3 * shape->hidden ? shape->wide : 3 * shape->hidden; /* of fc1 and of qkv */
     d->shape = *shape;
     d->layers = layers;
     for (int i = 0; i < shape->layers; i++, parts += LAYER_PARTS)
@@ -286,9 +287,9 @@ Decoder *decoder_open(const Shape *shape, const void *const *parts) {
     d->norm = (Norm){parts[2], parts[3]};
     d->heads = packed(parts[4], parts[5], shape->hidden, shape->codebooks * shape->vocabulary);
     d->x = floats((size_t)MOST_ROWS * shape->hidden);
-    d->wide = floats((size_t)MOST_ROWS * 4 * shape->hidden);
+    d->wide = floats((size_t)MOST_ROWS * widest);
     d->attended = floats((size_t)MOST_ROWS * shape->hidden);
-    d->quantised.levels = allocate((size_t)MOST_ROWS * 4 * shape->hidden);
+    d->quantised.levels = allocate((size_t)MOST_ROWS * widest);
     gather(&d->team, shape->threads, pass, d);
     d->scores = floats((size_t)d->team.threads * (shape->positions + LANES));
     if (complete(d))

@@ -21,6 +21,7 @@ class Shape(ctypes.Structure):
         for name in [
             "layers",
             "hidden",
+            "wide",
             "heads",
             "codebooks",
             "vocabulary",
@@ -44,7 +45,8 @@ class Layout:
         if "lm_heads.levels" not in weights:
             return None
         layout = cls(weights)
-        return layout if layout.hidden % HEAD_SIZE == 0 and layout.logits % CHANNELS == 0 else None
+        fits = layout.hidden % HEAD_SIZE == 0 and layout.logits % CHANNELS == 0 and layout.wide % CHANNELS == 0
+        return layout if fits else None
 
     @property
     def layers(self) -> int:
@@ -57,6 +59,11 @@ class Layout:
     @property
     def hidden(self) -> int:
         return self.weights.index["sinusoid"].shape[1]
+
+    @property
+    def wide(self) -> int:
+        """Between the two products of a layer's feed-forward part."""
+        return self.weights.index["model.decoder.layers.0.fc1.levels"].shape[1]
 
     @property
     def logits(self) -> int:
@@ -82,6 +89,7 @@ class Layout:
         return Shape(
             layers=self.layers,
             hidden=self.hidden,
+            wide=self.wide,
             heads=self.hidden // HEAD_SIZE,
             codebooks=self.codebooks,
             vocabulary=vocabulary,
