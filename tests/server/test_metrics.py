@@ -213,9 +213,9 @@ def test_a_refusal_names_the_field_and_not_what_it_held(songs: Server) -> None:
 
 def test_lines_of_a_crowd_stay_whole_and_tell_no_secrets(songs: Server) -> None:
     with ThreadPoolExecutor(16) as threads:
-        list(threads.map(lambda number: ask_generate(songs.http_url, **SHORT, id=f"crowd-{number}"), range(32)))
-    ids = [event["request"] for event in told(songs, 64, lambda event: event["request"].startswith("crowd-"))]
-    assert sorted(ids) == sorted(2 * [f"crowd-{number}" for number in range(32)])
+        list(threads.map(lambda number: ask_generate(songs.http_url, **SHORT, id=f"log-crowd-{number}"), range(32)))
+    ids = [event["request"] for event in told(songs, 64, lambda event: event["request"].startswith("log-crowd-"))]
+    assert sorted(ids) == sorted(2 * [f"log-crowd-{number}" for number in range(32)])
     assert SECRET not in songs.log.path.read_text()
 
 
