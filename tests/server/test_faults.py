@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 SHORT = {"duration": 0.2, "num_outputs": 1, "seed": 5}
 LONG = {"duration": 30.0, "num_outputs": 8, "seed": 5}  # half a minute and more on two cores
-SOME = {"duration": 8.0, "num_outputs": 2, "seed": 5}  # seconds
+SOME = {"duration": 20.0, "num_outputs": 2, "seed": 5}  # some seconds, also on a machine that has nothing else to do
 MOST_SECONDS = 10.0  # from a fault to the error of everybody who waits
 log = logging.getLogger(__name__)
 STUB = b"triton_python_backend_stub"
