@@ -33,6 +33,11 @@ class FinishedCalls:
         finally:
             self._hold(responses)
 
+    def let_go(self) -> None:
+        """Free every call that is held, while Triton is still there."""
+        with self._lock:
+            self._calls.clear()
+
     def _hold(self, call: object) -> None:
         now = time.monotonic()
         with self._lock:

@@ -25,6 +25,10 @@ class TritonStages:
         self._pb_utils = pb_utils
         self._finished = FinishedCalls()
 
+    def close(self) -> None:
+        """Hold nothing of Triton's any more."""
+        self._finished.let_go()
+
     def run(self, model: str, inputs: Tensors) -> Tensors:
         visit = current()
         visit.go_on()

@@ -18,7 +18,7 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = settings_of(args)
         limit = int(settings.pop("max_requests"))
-        stages = TritonStages(pb_utils)
+        self._stages = stages = TritonStages(pb_utils)
         try:
             face = StreamFace(Path(args["model_repository"]).parent, stages, **settings)
         except SongstarterError as error:
@@ -34,3 +34,4 @@ class TritonPythonModel:
     def finalize(self):
         self._desk.close()
         self._publisher.stop()
+        self._stages.close()
