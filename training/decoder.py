@@ -1,13 +1,9 @@
-"""Train text encoder and decoder: ``python -m training.decoder``. A run that was cut off goes on where it was.
-
-First on all pieces, to learn how such music goes; then on a small repertoire, until it can play that from its prompts.
-"""
+"""Train text encoder and decoder: ``python -m training.decoder``. A run that was cut off goes on where it was."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,39 +13,26 @@ from transformers import EncodecModel
 
 from export.checkpoints.loaded import Loaded, save
 from training.codec import WORK, learning_rate
-from training.composer import compose
 from training.musicgen import logits, make_musicgen, text_embeddings
-from training.pacing import as_composed
 from training.pieces import kept_pieces
 from training.together import average_gradients, run_together
 from training.tokenizer import make_tokenizer
 from training.windows import PATTERN, Batch, Windows
 
-DEMO = 10_006_460  # the seed whose prompt is that of `make demo`
-SONGS, HELD_OUT = range(1_200), range(1_000_000, 1_000_048)
-REPERTOIRE_SONGS = (*[seed for seed in SONGS if len(compose(seed).tags) == 3][72:95], DEMO)
+SONGS, HELD_OUT = range(4_000), range(1_000_000, 1_000_048)
+STEPS, WARM_UP = 7_000, 150
+MATRIX_RATE, OTHER_RATE, LEAST = 4e-3, 2e-3, 0.01  # of learning, and the share of it that is left at the end
+DECAY = 0.03
 CODEBOOK_WEIGHTS = torch.tensor((1.6, 1.0, 0.8, 0.6))  # what is heard most counts most
 KEPT_EVERY, SAID_EVERY = 100, 20  # steps
-LEAST_RATE = 2e-5  # of learning
-
-
-@dataclass(frozen=True)
-class Phase:
-    """So many steps, up to a learning rate within so many, and down again."""
-
-    steps: int
-    warm_up: int
-    rate: float
-
-
-AT_LARGE, REPERTOIRE = PHASES = (Phase(2300, 100, 1.5e-3), Phase(1170, 20, 1.2e-3))
-PIECES = {"pieces": SONGS, "repertoire": REPERTOIRE_SONGS, "held-out": HELD_OUT}
+PIECES = {"pieces": SONGS, "held-out": HELD_OUT}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=WORK, help="where the codec stands and the state is kept")
     parser.add_argument("--into", type=Path, default=Path("embedded"), help="where the checkpoint is written")
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     for name, seeds in PIECES.items():
@@ -58,28 +41,18 @@ def main() -> None:
 
 
 def _train(rank: int, arguments: argparse.Namespace) -> None:
-    training = DecoderTraining(arguments.work / "codec", rank)
-    state = arguments.work / "decoder.pt"
+    """Learn to the end; the first process tells and keeps."""
+    training, state = DecoderTraining(arguments.work / "codec", arguments.steps, rank), arguments.work / "decoder.pt"
     if state.exists():
         training.resume(state)
-    kept = [
-        kept_pieces(arguments.work / f"{name}.pickle", seeds, arguments.work / "codec", 1)
+    songs, unheard = (
+        Windows(kept_pieces(arguments.work / f"{name}.pickle", seeds, arguments.work / "codec", 1))
         for name, seeds in PIECES.items()
-    ]
-    songs, repertoire, unheard = Windows(kept[0]), Windows(kept[1], as_composed), Windows(kept[2])
-    _run(training, AT_LARGE, songs, unheard, state if rank == 0 else None)
-    training.begin(REPERTOIRE)
-    _run(training, REPERTOIRE, repertoire, unheard, state if rank == 0 else None)
-    if rank == 0:
-        save(training.finished(), arguments.into)
-
-
-def _run(training: DecoderTraining, phase: Phase, songs: Windows, unheard: Windows, state: Path | None) -> None:
-    """Learn to the phase's end; the process that has a place for the state tells and keeps."""
+    )
     began, losses = time.monotonic(), []
-    while training.phase is phase and training.step < phase.steps:
+    while training.step < arguments.steps:
         losses.append(training.learn(songs))
-        if state is None:
+        if rank > 0:
             continue
         if training.step % SAID_EVERY == 0:
             mean = torch.tensor(losses[-SAID_EVERY:]).mean(0)
@@ -87,6 +60,8 @@ def _run(training: DecoderTraining, phase: Phase, songs: Windows, unheard: Windo
         if training.step % KEPT_EVERY == 0:
             training.keep(state)
             print(f"step {training.step}  held out {_said(training.judge(unheard))}", flush=True)
+    if rank == 0:
+        save(training.finished(), arguments.into)
 
 
 def _said(losses: torch.Tensor) -> str:
@@ -94,36 +69,37 @@ def _said(losses: torch.Tensor) -> str:
 
 
 class DecoderTraining:
-    """The model and its optimiser; ``phase`` and ``step`` are where it stands."""
+    """The model and its optimisers; ``step`` is where it stands of ``steps``."""
 
-    def __init__(self, codec: Path, rank: int = 0) -> None:
+    def __init__(self, codec: Path, steps: int = STEPS, rank: int = 0) -> None:
         torch.manual_seed(0)
         self.tokenizer = make_tokenizer()
         self.model = make_musicgen(EncodecModel.from_pretrained(codec), len(self.tokenizer))
         self.model.audio_encoder.requires_grad_(False)
         self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        flat = [weight for weight in self.weights if weight.ndim < 2]
-        deep = [weight for weight in self.weights if weight.ndim >= 2]
-        groups = [{"params": deep, "weight_decay": 0.03}, {"params": flat, "weight_decay": 0.0}]
-        self._groups, self._rank = groups, rank
-        self.begin(AT_LARGE)
-
-    def begin(self, phase: Phase) -> None:
-        """Begin a phase, unless it is under way already."""
-        if getattr(self, "phase", None) is not phase:
-            self.phase, self.step = phase, 0
-            self.optimiser = torch.optim.AdamW(self._groups, lr=phase.rate, betas=(0.9, 0.97), fused=True)
+        self.step, self._steps, self._rank = 0, steps, rank
+        blocks = (self.model.decoder.model.decoder.layers, self.model.text_encoder.encoder.block)
+        layers = [weight for block in blocks for weight in block.parameters()]
+        matrices = [weight for weight in layers if weight.ndim == 2]
+        others = [weight for weight in self.weights if not any(weight is matrix for matrix in matrices)]
+        # Matrices between layers learn in steps of the same size in every direction (Muon), all else by AdamW.
+        self.optimisers = (
+            torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.97), weight_decay=0.0, fused=True),
+        )
 
     def learn(self, windows: Windows) -> list[float]:
         """One step; the loss of each codebook, channels together."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, self.phase.steps, self.phase.rate, LEAST_RATE, self.phase.warm_up)
+        share = learning_rate(self.step, self._steps, 1.0, LEAST, WARM_UP)
+        for optimiser, rate in zip(self.optimisers, (MATRIX_RATE, OTHER_RATE), strict=True):
+            optimiser.param_groups[0]["lr"] = share * rate
+            optimiser.zero_grad()
         losses = self._losses(windows.batch(self.step, self._rank))
-        self.optimiser.zero_grad()
         (losses * CODEBOOK_WEIGHTS).mean().backward()
         average_gradients(self.weights)
         nn.utils.clip_grad_norm_(self.weights, 1.0)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.step += 1
         return losses.tolist()
 
@@ -145,16 +121,16 @@ class DecoderTraining:
         return (of_codebooks.sum(1) / known.sum(1)).view(-1, 2).mean(1)
 
     def keep(self, path: Path) -> None:
-        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
-        state["phase"] = PHASES.index(self.phase)
+        optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
+        state = {"model": self.model.state_dict(), "optimisers": optimisers, "step": self.step}
         torch.save(state, path.with_suffix(".new"))
         path.with_suffix(".new").replace(path)
 
     def resume(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
-        self.begin(PHASES[state["phase"]])
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         self.step = state["step"]
 
     def finished(self) -> Loaded:

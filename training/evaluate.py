@@ -31,7 +31,6 @@ from songstarter.server.server import Server
 from training.asking import Wish, ask_all
 from training.codec import CODEBOOK_SIZE, FILTERS, LATENT
 from training.composer import Song, compose, songs_with_all_tags
-from training.decoder import REPERTOIRE_SONGS
 from training.measures import (
     Classifier,
     chroma_agreement,
@@ -89,30 +88,37 @@ def main() -> None:
 
 
 def sound_of(song: Song) -> Array:
-    """The left channel of the song's beginning: [sample]."""
-    return looped(render(song), SECONDS * RATE)[0]
+    """The song's beginning: [channel, sample]."""
+    return looped(render(song), SECONDS * RATE)
 
 
 @torch.no_grad()
 def through(codec: EncodecModel, waveform: Array) -> Array:
-    """What the codec makes of a waveform: [sample] -> [sample]."""
-    heard = torch.from_numpy(waveform)[None, None]
-    return codec.decode(codec.encode(heard).audio_codes, [None]).audio_values[0, 0, : len(waveform)].numpy()
+    """What the codec makes of each channel of a waveform: [channel, sample] -> [channel, sample]."""
+    heard = torch.from_numpy(waveform)[:, None]
+    codes = codec.encode(heard).audio_codes
+    return codec.decode(codes, [None] * len(heard)).audio_values[:, 0, : waveform.shape[1]].numpy()
 
 
 def codec_figures(codec: EncodecModel) -> dict[str, Any]:
     """Reconstruction of unheard pieces, beside a codec that learned nothing and beside any other piece."""
     pieces = [sound_of(compose(seed)) for seed in PIECES]
+    sides = [side for piece in pieces for side in piece]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         untrained = make_codec(filters=FILTERS, latent=LATENT, codebook_size=CODEBOOK_SIZE)
     rows = {
-        "trained": [through(codec, piece) for piece in pieces],
-        "untrained": [through(untrained, piece) for piece in pieces],
-        "another piece": pieces[1:] + pieces[:1],
+        "trained": [side for piece in pieces for side in through(codec, piece)],
+        "untrained": [side for piece in pieces for side in through(untrained, piece)],
+        "another piece": sides[2:] + sides[:2],
     }
     tell("the codec is measured")
-    return {"pieces": len(pieces), **{name: _likeness(found, pieces) for name, found in rows.items()}}
+    likenesses = {
+        f"{name}, {side}": _likeness(found[number::2], sides[number::2])
+        for name, found in rows.items()
+        for number, side in enumerate(("lead", "bass and drums"))
+    }
+    return {"pieces": len(pieces), **likenesses}
 
 
 def _likeness(found: Sequence[Array], wanted: Sequence[Array]) -> dict[str, float]:
@@ -128,7 +134,7 @@ class Judge:
 
     def __init__(self, codec: EncodecModel) -> None:
         songs = [compose(seed) for seed in EXAMPLES]
-        features = np.stack([timbre(through(codec, sound_of(song))) for song in songs])
+        features = np.stack([timbre(through(codec, sound_of(song)).mean(0)) for song in songs])
         self._instrument = Classifier(features, [song.instrument for song in songs])
         self._drums = Classifier(features, [str(song.has_drums) for song in songs])
         tell("the judge has learned its timbres")
@@ -151,16 +157,10 @@ class Judge:
 
 def song_figures(checkpoint: str, judge: Judge, count: int) -> dict[str, Any]:
     """What the server's songs show: how they follow prompts and melodies, under every setting."""
-    groups = {"unheard": PROMPTS[:count], "repertoire": songs_with_all_tags(REPERTOIRE_SONGS)[-count:]}
-    asked = {name: [compose(seed) for seed in seeds] for name, seeds in groups.items()}
+    songs = [compose(seed) for seed in PROMPTS[:count]]
     codec = load(checkpoint).codec
-    following: dict[str, Any] = {
-        name: {
-            "prompts": len(songs),
-            "ceiling": judge.follow([through(codec, sound_of(song)) for song in songs], songs),
-        }
-        for name, songs in asked.items()
-    }
+    ceiling = judge.follow([through(codec, sound_of(song)).mean(0) for song in songs], songs)
+    following: dict[str, Any] = {"prompts": count, "ceiling": ceiling}
     report: dict[str, Any] = {"seconds": SECONDS, "following": following, "melody": {}}
     for precision in ("fp32", "int8"):
         with tempfile.TemporaryDirectory() as folder:
@@ -168,11 +168,10 @@ def song_figures(checkpoint: str, judge: Judge, count: int) -> dict[str, Any]:
             export(Export(checkpoint, precision), repository, lambda name: nullcontext())
             with Server(repository, Ports.free(), Path(folder) / "run") as server:
                 for setting in (setting for setting in SETTINGS if setting.precision == precision):
-                    for name, songs in asked.items():
-                        heard = ask_all(server.grpc_url, [wish(song, setting) for song in songs])
-                        following[name][setting.name] = judge.follow(heard, songs)
-                        following[name][f"chance, {setting.name}"] = judge.follow(heard, songs[1:] + songs[:1])
-                        tell(f"{name}, {setting.name}: {following[name][setting.name]}")
+                    heard = ask_all(server.grpc_url, [wish(song, setting) for song in songs])
+                    following[setting.name] = judge.follow(heard, songs)
+                    following[f"chance, {setting.name}"] = judge.follow(heard, songs[1:] + songs[:1])
+                    tell(f"{setting.name}: {following[setting.name]}")
                 report["melody"][precision] = melody_figures(server.grpc_url)
     return report
 
@@ -184,7 +183,7 @@ def wish(song: Song, setting: Setting) -> Wish:
 def melody_figures(url: str) -> dict[str, float]:
     """How often the loudest pitch class is the melody's: with no prompt at all, and with its own song's prompt."""
     songs = [compose(seed) for seed in MELODIES]
-    melodies = [looped(lead(song), SECONDS * RATE).mean(0) for song in songs]
+    melodies = [looped(lead(song), SECONDS * RATE) for song in songs]
     figures: dict[str, float] = {}
     for name, prompts in {"no prompt": [""] * len(songs), "prompt": [song.prompt for song in songs]}.items():
         wishes = [

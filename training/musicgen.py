@@ -65,6 +65,7 @@ def make_musicgen(codec: EncodecModel, vocabulary: int) -> MusicgenMelodyForCond
             projection.bias.zero_()
         follow_the_clock(model)
         read_the_prompt(model)
+        remember_the_last_column(model)
     return model.requires_grad_(True)
 
 
@@ -80,19 +81,34 @@ def follow_the_clock(model: MusicgenMelodyForConditionalGeneration) -> None:
 
 @torch.no_grad()
 def read_the_prompt(model: MusicgenMelodyForConditionalGeneration) -> None:
-    """Let the first layer's second and third head begin by looking at the text, all of it alike, and by passing it on.
+    """Let the first layer's second head begin by looking at the text, all of it alike, and by passing it on.
 
     Without this, half an hour is over before the decoder finds out that there is a prompt.
     """
     first = CHROMA_FRAMES + USUAL_TOKENS
     columns, keys = first + torch.arange(1500), torch.arange(first + 1500)
     wanted = ((keys >= CHROMA_FRAMES) & (keys < first)).float().expand(len(columns), -1)
-    attention = model.decoder.model.decoder.layers[0].self_attn
-    for head in (1, 2):
-        _look(model, head, columns, keys, wanted * 80.0)
-        rows = slice(head * HEAD_SIZE, (head + 1) * HEAD_SIZE)
-        attention.v_proj.weight[rows].normal_(std=HIDDEN**-0.5)
-        attention.out_proj.weight[:, rows].normal_(std=0.05)
+    _look(model, 1, columns, keys, wanted * 80.0)
+    _pass_on(model, 1)
+
+
+@torch.no_grad()
+def remember_the_last_column(model: MusicgenMelodyForConditionalGeneration) -> None:
+    """Let the first layer's third head begin by looking one column back, and by passing that on.
+
+    What a column followed is what later layers need to find the same place a cycle ago.
+    """
+    first = CHROMA_FRAMES + USUAL_TOKENS
+    columns, keys = first + 1 + torch.arange(1500), torch.arange(first + 1501)
+    wanted = torch.exp(-0.5 * (keys - (columns[:, None] - 1)) ** 2 / 0.5**2)
+    _look(model, 2, columns, keys, wanted * 200.0)
+    _pass_on(model, 2)
+
+
+def _pass_on(model: MusicgenMelodyForConditionalGeneration, head: int) -> None:
+    attention, rows = model.decoder.model.decoder.layers[0].self_attn, slice(head * HEAD_SIZE, (head + 1) * HEAD_SIZE)
+    attention.v_proj.weight[rows].normal_(std=HIDDEN**-0.5)
+    attention.out_proj.weight[:, rows].normal_(std=0.05)
 
 
 def _look(

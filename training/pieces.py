@@ -68,7 +68,7 @@ def make_piece(seed: int, codec: EncodecModel, tokenizer: PreTrainedTokenizerFas
     song = compose(seed)
     cycle = render(song)
     length = WINDOW_FRAMES * SAMPLES_PER_FRAME
-    melodies = (looped(wave, length).mean(0) for wave in (cycle, lead(song)))
+    melodies = (looped(wave, length) for wave in (cycle.mean(0), lead(song)))
     chroma = np.stack([chroma_of(melody)[:CHROMA_FRAMES] for melody in melodies])
     return Piece(tuple(tokenizer(song.prompt).input_ids), encode_cycle(codec, cycle), chroma)
 

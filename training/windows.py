@@ -7,19 +7,18 @@ begins later in a song keeps its place, and lacks only what came before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from songstarter.delay_pattern import DelayPattern
-from training.pacing import paced
 from training.pieces import CHROMA_FRAMES, Piece
 
 PATTERN = DelayPattern((0, 0, 1, 1, 2, 2, 3, 3), special=512)
 WITHOUT_TEXT = 0.15  # of the rows
 FROM_THE_START = 0.7
+REPLACED = (-0.5, 0.4)  # of a row, evenly between; below zero is none
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Kind:
     without_text: float = WITHOUT_TEXT
 
 
-USUAL = Kind(rows=6, columns=404, melody=False)
-FOLLOWING = Kind(rows=6, columns=404, melody=True)
-UNPROMPTED = Kind(rows=6, columns=404, melody=True, without_text=1.0)
+USUAL = Kind(rows=8, columns=300, melody=False)
+FOLLOWING = Kind(rows=6, columns=300, melody=True)
+UNPROMPTED = Kind(rows=6, columns=300, melody=True, without_text=1.0)
 LONG = Kind(rows=2, columns=900, melody=False)
 TURNS = (USUAL, FOLLOWING, USUAL, UNPROMPTED, USUAL, FOLLOWING, USUAL, LONG)
 
@@ -51,14 +50,14 @@ class Batch:
 
 
 def corrupted(columns: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-    """The columns [row, codebook, column] as the decoder sees them: in most rows a part is other than it was.
+    """The columns [row, codebook, column] as the decoder sees them: in many rows a part is other than it was.
 
-    Whole columns and single tokens are replaced by others of the same codebook. So the nearest columns do not tell all,
-    and the decoder must listen to the prompt and to the bar before; and it has seen that not all it reads is right.
+    Whole columns and single tokens are replaced by others of the same codebook. So the decoder has seen that not all it
+    reads is right, as what it made itself will not be; and the nearest columns do not tell all.
     """
     rows, _, count = columns.shape
     others = columns[torch.from_numpy(random.permutation(rows))][..., torch.from_numpy(random.permutation(count))]
-    share = torch.from_numpy(random.uniform(-0.1, 1.0, (2, rows))).clamp(min=0)
+    share = torch.from_numpy(random.uniform(*REPLACED, (2, rows))).clamp(min=0)
     whole = torch.from_numpy(random.random((rows, 1, count))) < share[0][:, None, None]
     single = torch.from_numpy(random.random(tuple(columns.shape))) < 0.5 * share[1][:, None, None]
     replaced = (whole | single) & (columns != PATTERN.special) & (others != PATTERN.special)
@@ -68,8 +67,7 @@ def corrupted(columns: torch.Tensor, random: np.random.Generator) -> torch.Tenso
 class Windows:
     """Cuts windows; which ones, a step's number and a process's rank decide."""
 
-    def __init__(self, pieces: list[Piece], pace: Callable[[Piece, np.random.Generator], Piece] = paced) -> None:
-        self._pace = pace
+    def __init__(self, pieces: list[Piece]) -> None:
         self._pieces = pieces
         self._alike: dict[int, list[Piece]] = {}  # prompts of a batch are equally long
         for piece in pieces:
@@ -79,7 +77,7 @@ class Windows:
         kind = TURNS[step % len(TURNS)]
         random = np.random.default_rng((step, rank))
         alike = self._alike[len(self._pieces[random.integers(len(self._pieces))].tokens)]
-        pieces = [self._pace(alike[i], random) for i in random.integers(len(alike), size=kind.rows)]
+        pieces = [alike[i] for i in random.integers(len(alike), size=kind.rows)]
         whole = [piece.columns(PATTERN) for piece in pieces]
         last = whole[0].shape[1] - kind.columns - 1
         late = random.random(kind.rows) >= FROM_THE_START

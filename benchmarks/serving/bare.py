@@ -1,9 +1,10 @@
-"""The engine without Triton: the same takes, in a process of its own.
+"""The engine without Triton: the same requests, answered in a process of its own.
 
     python -m benchmarks.serving.bare --repository FOLDER --scenario NAME --concurrency N --seconds S
 
-What is measured is decoding alone: prompts and audio are encoded before the clock starts, and nothing is rendered.
-The orders are those that the public model would send to the decoder, with its own number of slots and threads.
+The work is that of the served run from values to files (texts and audio encoded, takes decoded with as many slots
+and threads, songs rendered), by the same `Face`; what is missing is Triton, its queues, its processes and the way to
+the client. So served over bare is what these leave of the throughput.
 Prints one JSON object: the records and the window, for the arithmetic that the served runs get.
 """
 
@@ -12,90 +13,48 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from benchmarks.local_stages import LocalStages
 from benchmarks.serving.asking import Heard
 from benchmarks.serving.load import Bounds, Sender, closed_loop
 from benchmarks.serving.records import Run
 from benchmarks.serving.scenario import Asked, Scenario
-from songstarter.array import Array
-from songstarter.engine.order import OrderDesk, Response
+from songstarter.errors import TakeFailed
 from songstarter.faces.face import Face
-from songstarter.faces.stages import Tensors
 from songstarter.faces.visits import Visit
-from songstarter.stages.session import Session
-
-PARAMETER = re.compile(r'parameters \{ key: "(\w+)" value \{ string_value: "(\d+)" \} \}')
-CONFIG = Path("decoder/config.pbtxt")
-
-Order = Mapping[str, Array]
 
 
-class Engine:
-    """An `Ask` of the engine in this process; every request of the deck is encoded beforehand."""
+class Bare:
+    """An `Ask` of a face in this process, each request on a thread of its own as in the served one."""
 
-    def __init__(self, repository: Path, scenario: Scenario) -> None:
-        self._deck = scenario.deck
-        self._orders = orders(repository, scenario)
-        settings = dict(PARAMETER.findall((repository / CONFIG).read_text()))
-        self._desk = OrderDesk(
-            repository,
-            slots=int(settings["slots"]),
-            max_waiting=int(settings["max_waiting"]),
-            threads=int(settings["threads"]),
-        )
+    def __init__(self, face: Face, threads: ThreadPoolExecutor) -> None:
+        self._face = face
+        self._threads = threads
 
     async def __call__(self, asked: Asked) -> Heard:
-        loop = asyncio.get_running_loop()
-        over: asyncio.Future[None] = loop.create_future()
-        failures: list[Exception] = []
-
-        def deliver(response: Response) -> None:  # on the engine's thread
-            if isinstance(response.outcome, Exception):
-                failures.append(response.outcome)
-            if response.last:
-                loop.call_soon_threadsafe(over.set_result, None)
-
-        own = {"seed": np.array([asked.fields["seed"]], np.int64), "order": np.array([b"%d" % asked.number], object)}
-        self._desk.accept({**self._orders[asked.number % self._deck], **own}, deliver)
-        await over
-        if failures:
-            raise failures[0]
+        values = {"prompt": asked.prompt, **asked.fields}
+        files = await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, values)
+        if files != asked.takes:
+            raise TakeFailed(f"{files} variations came, {asked.takes} were asked for")
         return Heard(asked.audio_seconds)
 
-    def close(self) -> None:
-        self._desk.close()
+    def _answer(self, values: Mapping[str, Any]) -> int:
+        visit = Visit("bare")
+        with visit.under_way():
+            [answer] = self._face.answer(values, visit)
+        return len(answer["output"])
 
 
-def orders(repository: Path, scenario: Scenario) -> list[Order]:
-    """What the public model would send to the decoder for each card of the deck."""
-    face = Face(repository, Encoders(repository))
-    return [face.prepare({"prompt": asked.prompt, **asked.fields}, Visit("bare"))[1] for asked in scenario.first()]
-
-
-class Encoders:
-    """The `Stages` before the decoder, in this process."""
-
-    def __init__(self, repository: Path) -> None:
-        self._repository = repository
-        self._sessions: dict[str, Session] = {}
-
-    def run(self, model: str, inputs: Tensors) -> Tensors:
-        if model not in self._sessions:
-            self._sessions[model] = Session(self._repository / model / "1" / "model.onnx")
-        return self._sessions[model].run(inputs)
-
-    def decode(self, inputs: Tensors) -> Generator[Tensors, None, None]:
-        raise NotImplementedError("what is to be decoded goes to the engine directly")
-
-
-async def _run(engine: Engine, scenario: Scenario, concurrency: int, bounds: Bounds) -> Run:
-    return await closed_loop(Sender(engine, scenario.requests()), concurrency, bounds)
+def measure(repository: Path, scenario: Scenario, concurrency: int, bounds: Bounds) -> Run:
+    """One closed loop."""
+    with LocalStages.as_served(repository) as stages, ThreadPoolExecutor(concurrency) as threads:
+        bare = Bare(Face(repository, stages), threads)
+        return asyncio.run(closed_loop(Sender(bare, scenario.requests()), concurrency, bounds))
 
 
 def main() -> None:
@@ -107,11 +66,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int)
     parser.add_argument("--warmup", type=int, default=1)
     parsed = parser.parse_args()
-    scenario = Scenario.read(parsed.scenario)
-    engine = Engine(parsed.repository, scenario)
     bounds = Bounds(parsed.seconds, parsed.requests, parsed.warmup)
-    run = asyncio.run(_run(engine, scenario, parsed.concurrency, bounds))
-    engine.close()
+    run = measure(parsed.repository, Scenario.read(parsed.scenario), parsed.concurrency, bounds)
     records = [asdict(record) for record in run.records]
     print(json.dumps({"opened": run.opened, "closed": run.closed, "records": records}))
 

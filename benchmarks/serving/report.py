@@ -15,8 +15,8 @@ from benchmarks.serving.run import Findings
 
 PACKAGES = ("numpy", "tritonclient", "nvidia-pytriton", "onnxruntime")
 COMPARED = (
-    "served over bare: seconds of audio a second through Triton (text and audio encoded, songs rendered and sent) over "
-    "those of the engine alone (decoding only, inputs encoded beforehand), in turns on the same machine"
+    "served over bare: seconds of audio a second through Triton over those of the same work in one process without it "
+    "(texts and audio encoded, takes decoded, songs rendered), in turns on the same machine"
 )
 CAVEAT = "Whatever else runs on the machine shows in every figure; the load averages say how much there was."
 

@@ -14,9 +14,9 @@ import pytest
 import soundfile
 import torch
 from exporting import export_into
-from local_stages import LocalStages
 from transformers_songs import greedy_frames
 
+from benchmarks.local_stages import LocalStages
 from export.checkpoints import Loaded
 from export.checkpoints.loaded import save
 from songstarter.array import Array

@@ -14,7 +14,6 @@ from songstarter.server.launch import Ports
 from songstarter.server.server import Server
 from training.asking import Wish, ask_all
 from training.composer import Song, compose, songs_with_all_tags
-from training.decoder import REPERTOIRE_SONGS
 from training.measures import chroma_agreement, scale_asked, share_in_scale, spectral_distance, tempo, tempo_matches
 from training.rendering import lead, looped
 from training.synthesiser import RATE
@@ -22,7 +21,7 @@ from training.synthesiser import RATE
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SECONDS = 6.0
-SONGS = [compose(seed) for seed in songs_with_all_tags(REPERTOIRE_SONGS)[-24:]]
+SONGS = [compose(seed) for seed in songs_with_all_tags(range(3_000_000, 3_000_100))[:24]]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def test_guidance_pulls_towards_the_prompt(songs: Server) -> None:
 
 
 def test_a_melody_comes_through(songs: Server) -> None:
-    melodies = [looped(lead(compose(seed)), int(SECONDS * RATE)).mean(0) for seed in range(6_100_000, 6_100_016)]
+    melodies = [looped(lead(compose(seed)), int(SECONDS * RATE)) for seed in range(6_100_000, 6_100_016)]
     waves = ask_all(songs.grpc_url, [Wish("", {"duration": SECONDS, "seed": 1}, melody) for melody in melodies])
     own = np.mean([chroma_agreement(*pair) for pair in zip(waves, melodies, strict=True)])
     another = np.mean([chroma_agreement(*pair) for pair in zip(waves, melodies[1:] + melodies[:1], strict=True)])

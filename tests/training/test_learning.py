@@ -8,9 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from training.codec import CodecTraining, Crops, make_codec
-from training.composer import BEATS, beat_frames, frame_of
 from training.musicgen import CHROMA_FRAMES, CHROMA_PER_COLUMN, CLASSES, logits, make_musicgen, text_embeddings
-from training.pacing import paced
 from training.pieces import chroma_of, make_piece
 from training.quantiser import ResidualQuantiser
 from training.tokenizer import make_tokenizer
@@ -69,6 +67,17 @@ def test_the_first_head_begins_by_following_the_melody_s_clock(musicgen) -> None
     assert (looked_at - columns * CHROMA_PER_COLUMN).abs().max() <= 3
 
 
+@torch.no_grad()
+def test_the_third_head_begins_by_looking_one_column_back(musicgen) -> None:
+    decoder = musicgen.decoder.model.decoder
+    attention = decoder.layers[0].self_attn
+    seen = F.layer_norm(decoder.embed_positions.weights, (256,))
+    places, head = torch.arange(250, 900, 50), slice(128, 192)
+    queries, keys = attention.q_proj(seen[places]), attention.k_proj(seen[:900])
+    looked_at = (queries[:, head] @ keys[:, head].T).argmax(1)
+    assert ((places - looked_at) == 1).float().mean() > 0.9
+
+
 def test_the_melody_of_a_sine_is_its_pitch_class() -> None:
     time = np.arange(64_000) / 32_000
     assert set(chroma_of(np.sin(2 * np.pi * 440 * time).astype(np.float32)).tolist()) == {9}
@@ -95,20 +104,8 @@ def test_windows_keep_their_place_in_the_song(pieces) -> None:
 def test_a_part_of_what_the_decoder_reads_is_replaced() -> None:
     columns = torch.randint(512, (64, 8, 100), generator=torch.Generator().manual_seed(0))
     replaced = (corrupted(columns, np.random.default_rng(0)) != columns).float().mean(dim=(1, 2))
-    assert 0.4 < replaced.mean() < 0.75
+    assert 0.05 < replaced.mean() < 0.25
     assert (replaced == 0).any()  # some rows are whole
-
-
-def test_a_piece_at_another_tempo_keeps_its_onsets_and_says_so(pieces) -> None:
-    random = np.random.default_rng(0)
-    for piece in pieces * 4:
-        other = paced(piece, random)
-        beat = other.codes.shape[1] // BEATS
-        [tempo] = [int(word) for word in make_tokenizer().convert_ids_to_tokens(other.tokens) if word.isdigit()]
-        assert beat_frames(tempo) == beat
-        onsets = [frame_of(step, 3000 / beat) for step in range(32)]
-        were = [frame_of(step, 3000 / (piece.codes.shape[1] // BEATS)) for step in range(32)]
-        np.testing.assert_array_equal(other.codes[:, onsets], piece.codes[:, were])
 
 
 def test_a_codebook_learns_what_it_quantises() -> None:

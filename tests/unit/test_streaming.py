@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from local_stages import LocalStages
 
+from benchmarks.local_stages import LocalStages
 from songstarter.contract import FIELDS, STREAM_FIELDS, STREAM_FORMATS, STREAM_OUTPUTS
 from songstarter.errors import InvalidRequest, SongstarterError, TakeFailed
 from songstarter.faces import streaming
