@@ -55,7 +55,10 @@ def _configure_load(load: argparse._ArgumentGroup) -> None:
     load.add_argument("--seed", type=_from_zero, default=0, metavar="N", help="of the arrivals (default: 0)")
     load.add_argument("--rounds", type=_whole, default=1, metavar="N", help="how often the sweep is run (default: 1)")
     load.add_argument(
-        "--bare", type=Path, metavar="REPOSITORY", help="after each concurrency, do the same work in one process without Triton"
+        "--bare",
+        type=Path,
+        metavar="REPOSITORY",
+        help="after each concurrency, do the same without Triton",
     )
 
 

@@ -44,7 +44,9 @@ Deliver = Callable[[Response], None]
 class OrderDesk:
     """Opens a checkpoint's decoder and takes orders for it."""
 
-    def __init__(self, repository: Path, *, slots: int, max_waiting: int, threads: int = 0) -> None:
+    def __init__(
+        self, repository: Path, *, slots: int, max_waiting: int, threads: int = 0, fewest_slots: int = 1
+    ) -> None:
         """Load the graph and allocate the memory of all slots.
 
         Raises:
@@ -52,7 +54,9 @@ class OrderDesk:
         """
         self._checkpoint = Checkpoint.read(repository)
         self._pattern = DelayPattern(self._checkpoint.delays, self._checkpoint.special_token)
-        self._stage = open_decoder(repository, self._checkpoint, slots=slots, threads=threads)
+        self._stage = open_decoder(
+            repository, self._checkpoint, slots=slots, threads=threads, fewest_slots=fewest_slots
+        )
         self._engine = Engine(self._stage, self._pattern, max_waiting=max_waiting)
         self._service = EngineService(self._engine)
         self._under_way: dict[str, Sequence[Take]] = {}  # by the order's name

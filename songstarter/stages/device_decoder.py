@@ -6,7 +6,8 @@
                                                              KV memory
 
 A step over n slots runs as a captured graph of the next larger bucket: 1, 2, 4, ... slots, and all of them. The
-slots beyond the n are idle or have their own length, and what is written there is overwritten.
+slots beyond the n are idle or have their own length, and what is written there is overwritten. With ``fewest_slots``
+as many as there are, one bucket is all there is, and a song never meets kernels of another shape.
 """
 
 from __future__ import annotations
@@ -64,14 +65,15 @@ class DeviceDecoder(DecoderStage):
     _session: Session
     runtime = OnDevice
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, fewest_slots: int = 1, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
+        self._fewest_slots = fewest_slots
         self._buckets: dict[int, Bucket] = {}
         self._guard = ReplayGuard()
 
     def next_columns(self, columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> Columns:
         """As the host's, drawn where the logits are."""
-        slots = bucket_of(max(draws) + 1, self.slots)
+        slots = bucket_of(max(max(draws) + 1, self._fewest_slots), self.slots)
         if slots not in self._buckets:
             self._buckets[slots] = self._bucket(slots)
         bucket = self._buckets[slots]

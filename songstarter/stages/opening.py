@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from songstarter.checkpoint import Checkpoint, Device
 from songstarter.stages.decoder import DecoderStage
 from songstarter.stages.device_decoder import DeviceDecoder
 
-STAGES: Mapping[Device, type[DecoderStage]] = {"cpu": DecoderStage, "cuda": DeviceDecoder}
-
 
 def open_decoder(
-    repository: Path, checkpoint: Checkpoint, *, slots: int, threads: int = 0, device: Device | None = None
+    repository: Path,
+    checkpoint: Checkpoint,
+    *,
+    slots: int,
+    threads: int = 0,
+    fewest_slots: int = 1,
+    device: Device | None = None,
 ) -> DecoderStage:
     """Load a decoder; ``device`` runs one on another device than its own, as the exporter's check does.
+
+    ``threads`` are those of a CPU; steps of a GPU have at least ``fewest_slots`` slots.
 
     Raises:
         CheckpointError: a graph is missing, or the device is not to be had.
     """
-    stage = STAGES[checkpoint.decoder.device]
-    return stage(repository, checkpoint, slots=slots, threads=threads, device=device or checkpoint.decoder.device)
+    own = checkpoint.decoder.device
+    if own == "cpu":
+        return DecoderStage(repository, checkpoint, slots=slots, threads=threads, device=device or own)
+    return DeviceDecoder(repository, checkpoint, slots=slots, fewest_slots=fewest_slots, device=device or own)

@@ -111,6 +111,18 @@ def test_the_columns_of_a_step_are_those_that_the_host_draws_from_its_logits(
         assert all((found[slot] == expected[slot]).all() for slot in draws)
 
 
+def test_steps_can_be_kept_to_one_shape(loaded: Loaded, tmp_path: Path) -> None:
+    """Alone and in company a song then runs through the very same captured graph."""
+    checkpoint = write(loaded, "fp16", tmp_path)
+    stage = open_decoder(tmp_path, checkpoint, slots=SLOTS, fewest_slots=SLOTS, device="cpu")
+    assert isinstance(stage, DeviceDecoder)
+    columns, lengths = filled(stage, loaded)
+    alone = stage.next_columns(columns, lengths, {0: DRAWS[1]})
+    in_company = stage.next_columns(columns, lengths, dict(enumerate([DRAWS[1], *DRAWS[1:]])))
+    assert list(stage._buckets) == [SLOTS]
+    np.testing.assert_array_equal(alone[0], in_company[0])
+
+
 class OnNumpy(DeviceDecoder):
     """The device's graph on memory of numpy, sampled by the host."""
 
