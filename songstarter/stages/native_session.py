@@ -20,6 +20,7 @@ from songstarter.stages.native.layout import KINDS, Layout, addresses
 from songstarter.stages.session import Place
 
 MOST_ROWS = 64  # of a call, as in products.h
+BYTES_FOR_A_CORE = 8 << 20
 CPU_FACTS = Path("/proc/cpuinfo")
 
 
@@ -39,7 +40,7 @@ class Call(ctypes.Structure):
 def open_native(graph: Path, *, threads: int) -> NativeSession | None:
     """A session for a decoder graph, or None where there can be none: another precision, processor or shape.
 
-    ``threads`` 0 takes every core.
+    ``threads`` 0 takes every core that the weights keep busy.
 
     Raises:
         CheckpointError: the graph's weights cannot be read.
@@ -49,7 +50,12 @@ def open_native(graph: Path, *, threads: int) -> NativeSession | None:
     layout = Layout.of(weights) if weights else None
     if instructions is None or layout is None:
         return None
-    return NativeSession(layout, instructions, threads or len(os.sched_getaffinity(0)))
+    return NativeSession(layout, instructions, threads or _busy(layout.bytes))
+
+
+def _busy(weight_bytes: int) -> int:
+    """How many cores a step's weights keep busy: a smaller share is done before the others have been met."""
+    return max(1, min(len(os.sched_getaffinity(0)), weight_bytes // BYTES_FOR_A_CORE))
 
 
 def instruction_set() -> InstructionSet | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from functools import cached_property
 
 from songstarter.stages.graph_weights import Weights
 
@@ -79,6 +80,12 @@ class Layout:
         return "model.decoder.layers.0.encoder_attn.q_proj.levels" in self.weights
 
     @property
+    def bytes(self) -> int:
+        """Of the weights that a step multiplies by."""
+        of_layer = self.hidden * (4 * self.hidden + 2 * self.wide + (2 * self.hidden if self.attends_to_text else 0))
+        return self.layers * of_layer + self.hidden * self.logits
+
+    @cached_property
     def memory_names(self) -> list[list[str]]:
         """The graph's names of each layer's memory, in the order of ``KINDS``."""
         kinds = KINDS if self.attends_to_text else KINDS[:2]
