@@ -63,10 +63,10 @@ def test_the_measures_hear_what_was_composed() -> None:
     waves = [looped(render(song), 6 * RATE).mean(0) for song in songs]
     tempos = [tempo_matches(tempo(wave), song.tempo) for wave, song in zip(waves, songs, strict=True)]
     exact, octave = np.mean(tempos, axis=0)
-    assert exact > 0.6
-    assert octave > 0.9
+    assert exact > 0.7  # the others are heard at half their tempo
+    assert octave > 0.97
     scales = [scale_of(wave) == scale_asked(song.tonic, song.mode) for wave, song in zip(waves, songs, strict=True)]
-    assert np.mean(scales) > 0.7
+    assert np.mean(scales) > 0.7  # the others as a neighbour's on the circle of fifths: four chords leave tones out
     melodies = [looped(lead(song), 6 * RATE) for song in songs]
     own = np.mean([chroma_agreement(*pair) for pair in zip(melodies, waves, strict=True)])
     another = np.mean([chroma_agreement(*pair) for pair in zip(melodies, waves[1:] + waves[:1], strict=True)])
