@@ -1,7 +1,8 @@
 """Batches for the decoder: windows of songs, with the conditions that each row is given.
 
 The kinds take turns. Most have no melody, and the chroma of silence is one row for all of them; some follow a
-melody, with a prompt or with an empty one; some are long, so that the later positions are known too. A window that
+melody, with a prompt or with an empty one; some are beginnings alone, where the prompt decides what happens, for
+later the song itself tells; some are long, so that the later positions are known too. A window that
 begins later in a song keeps its place, and lacks only what came before.
 """
 
@@ -17,7 +18,7 @@ from training.pieces import CHROMA_FRAMES, Piece
 
 PATTERN = DelayPattern((0, 0, 1, 1, 2, 2, 3, 3), special=512)
 WITHOUT_TEXT = 0.15  # of the rows
-FROM_THE_START = 0.7
+FROM_THE_START = 0.7  # of the rows
 REPLACED = (-0.5, 0.4)  # of a row, evenly between; below zero is none
 
 
@@ -27,13 +28,15 @@ class Kind:
     columns: int
     melody: bool
     without_text: float = WITHOUT_TEXT
+    from_the_start: float = FROM_THE_START
 
 
 USUAL = Kind(rows=8, columns=300, melody=False)
 FOLLOWING = Kind(rows=6, columns=300, melody=True)
 UNPROMPTED = Kind(rows=6, columns=300, melody=True, without_text=1.0)
+BEGINNING = Kind(rows=20, columns=120, melody=False, from_the_start=1.0)
 LONG = Kind(rows=2, columns=900, melody=False)
-TURNS = (USUAL, FOLLOWING, USUAL, UNPROMPTED, USUAL, FOLLOWING, USUAL, LONG)
+TURNS = (USUAL, FOLLOWING, BEGINNING, UNPROMPTED, USUAL, FOLLOWING, BEGINNING, LONG)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Windows:
         pieces = [alike[i] for i in random.integers(len(alike), size=kind.rows)]
         whole = [piece.columns(PATTERN) for piece in pieces]
         last = whole[0].shape[1] - kind.columns - 1
-        late = random.random(kind.rows) >= FROM_THE_START
+        late = random.random(kind.rows) >= kind.from_the_start
         places = np.where(late, random.integers(last + 1, size=kind.rows), 0)
         cut = [columns[:, place : place + kind.columns + 1] for columns, place in zip(whole, places, strict=True)]
         columns = torch.from_numpy(np.stack(cut).astype(np.int64))
