@@ -65,6 +65,7 @@ SETTINGS = (
     Setting("fp32, guidance 1", "fp32", 1.0),
     Setting("fp32, guidance 3", "fp32", 3.0),
     Setting("int8, guidance 3", "int8", 3.0),
+    Setting("int8_kv8, guidance 3", "int8_kv8", 3.0),
 )
 
 
@@ -162,7 +163,7 @@ def song_figures(checkpoint: str, judge: Judge, count: int) -> dict[str, Any]:
     ceiling = judge.follow([through(codec, sound_of(song)).mean(0) for song in songs], songs)
     following: dict[str, Any] = {"prompts": count, "ceiling": ceiling}
     report: dict[str, Any] = {"seconds": SECONDS, "following": following, "melody": {}}
-    for precision in ("fp32", "int8"):
+    for precision in dict.fromkeys(setting.precision for setting in SETTINGS):
         with tempfile.TemporaryDirectory() as folder:
             repository = Path(folder) / "repository"
             export(Export(checkpoint, precision), repository, lambda name: nullcontext())
