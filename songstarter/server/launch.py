@@ -151,7 +151,7 @@ class Launch:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This process's environment, changed where Triton would take another Python or an unwanted GPU, and for memory."""
+        """This process's environment, but where Triton would take another Python, an unwanted GPU or much memory."""
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
         changed = {"PATH": path}  # a stub is the first python3 in PATH, and ignores PYTHONPATH
         if self.installation.library_directory is not None:
