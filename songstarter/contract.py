@@ -174,7 +174,8 @@ ORDER = (
     Tensor("order", "STRING", (1,)),  # a name that no other order under way has
 )
 CANCEL = Tensor("cancel", "STRING", (1,))  # comes alone: the name of an order that shall end
-DECODER_INPUTS = tuple(replace(tensor, optional=True) for tensor in (*ORDER, CANCEL))
+PULSE = Tensor("pulse", "BOOL", (1,))  # comes alone: answered with nothing, by way of the engine, if that still steps
+DECODER_INPUTS = tuple(replace(tensor, optional=True) for tensor in (*ORDER, CANCEL, PULSE))
 # A response has a chunk of one take, or else what ended the order: an error's code and message. It comes as a tensor
 # because Triton 24.10 loses an error that follows other responses of a call between models, and the call never ends.
 DECODER_OUTPUTS = (

@@ -3,7 +3,8 @@
 Triton prefers a native libtriton_onnxruntime.so of the same name, so that one model repository works in the
 official container, with its native backend, and wherever pip works, with this one. Honoured of config.pbtxt:
 max_batch_size, input, output, dynamic_batching, instance_group, default_model_filename and the parameters
-intra_op_thread_count, inter_op_thread_count, execution_mode and session.* (any onnxruntime session entry).
+intra_op_thread_count, inter_op_thread_count, execution_mode, enable_mem_arena and session.* (any onnxruntime session
+entry).
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ def session_options(config: dict[str, Any]) -> ort.SessionOptions:
     options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", 0))
     if parameters.get("execution_mode") == "1":
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    options.enable_cpu_mem_arena = parameters.get("enable_mem_arena") != "0"
     for key, value in parameters.items():
         if key.startswith("session."):
             options.add_session_config_entry(key, value)

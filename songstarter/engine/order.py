@@ -89,6 +89,14 @@ class OrderDesk:
         """Let the takes of an order end at the next step; of one that is not under way, nothing is left to end."""
         _cancel(self._under_way.get(_text(name), ()))
 
+    def pulse(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` from the engine's thread when no step is under way: a sign that it lives.
+
+        Raises:
+            Unavailable: the service is stopping.
+        """
+        self._service.pulse(answer)
+
     def delivered(self, response: Response) -> None:
         """Hear that a response is on its way, and note it in the log if it was an order's last."""
         if response.last:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from songstarter.engine.engine import Engine
 from songstarter.engine.take import Take
@@ -20,6 +20,7 @@ class EngineService:
         self._engine = engine
         self._changed = threading.Condition()
         self._stopping = False
+        self._pulses: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -30,9 +31,19 @@ class EngineService:
             Unavailable: too many wait already, or the service is stopping.
         """
         with self._changed:
-            if self._stopping:
-                raise Unavailable("the service is stopping: try again later")
+            self._refuse_at_the_end()
             self._engine.submit(takes)
+            self._changed.notify()
+
+    def pulse(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` on the engine's thread between two steps, so that a step which hangs is noticed.
+
+        Raises:
+            Unavailable: the service is stopping.
+        """
+        with self._changed:
+            self._refuse_at_the_end()
+            self._pulses.append(answer)
             self._changed.notify()
 
     def stop(self) -> None:
@@ -44,14 +55,30 @@ class EngineService:
 
     def _run(self) -> None:
         while self._wait_for_work():
-            try:
-                self._engine.step()
-            except Exception as error:  # the thread must outlive anything a step can raise
-                self._engine.abandon(TakeFailed(f"the decode step failed: {error}"))
+            self._answer_pulses()
+            if not self._engine.idle:
+                self._step()
+        self._answer_pulses()
         self._engine.abandon(Unavailable("the service is stopping: try again later"))
 
     def _wait_for_work(self) -> bool:
         """Sleep while there is nothing to do; False once the service stops."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or not self._engine.idle)
+            self._changed.wait_for(lambda: self._stopping or self._pulses or not self._engine.idle)
             return not self._stopping
+
+    def _step(self) -> None:
+        try:
+            self._engine.step()
+        except Exception as error:  # the thread must outlive anything a step can raise
+            self._engine.abandon(TakeFailed(f"the decode step failed: {error}"))
+
+    def _answer_pulses(self) -> None:
+        with self._changed:
+            pulses, self._pulses = self._pulses, []
+        for answer in pulses:
+            answer()
+
+    def _refuse_at_the_end(self) -> None:
+        if self._stopping:
+            raise Unavailable("the service is stopping: try again later")

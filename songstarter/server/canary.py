@@ -7,8 +7,10 @@ another model, or the same with another request, add a row to ``canaries``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +28,33 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 Array = NDArray[np.generic]
 
 
+class Question(Protocol):
+    """An HTTP request to a model, whichever it is: the last word of its path, its headers and its body."""
+
+    verb: ClassVar[str]
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def content(self) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class Body:
     """An inference request in Triton's binary form: a JSON head and the tensors' bytes behind it."""
 
+    verb: ClassVar[str] = "infer"
     head: bytes
     data: bytes
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {HEADER_LENGTH: str(len(self.head)), "Content-Type": "application/octet-stream"}
+
+    @property
+    def content(self) -> bytes:
+        return self.head + self.data
 
     @classmethod
     def of(cls, *tensors: tuple[Tensor, Array]) -> Body:
@@ -50,35 +73,46 @@ class Body:
 
 
 @dataclass(frozen=True)
+class Streamed:
+    """A request to a decoupled model, which answers as many times as it likes; each input holds one value."""
+
+    verb: ClassVar[str] = "generate_stream"
+    headers: ClassVar[Mapping[str, str]] = {"Content-Type": "application/json"}
+    inputs: Mapping[str, float | bool]
+
+    @property
+    def content(self) -> bytes:
+        return json.dumps(self.inputs).encode()
+
+
+@dataclass(frozen=True)
 class Canary:
-    """A request to one model, and the HTTP statuses that it answers while it is well."""
+    """A request to one model, and what it answers while it is well: HTTP statuses, and a pattern in the text."""
 
     model: str
-    body: Body
+    body: Question
     answers: tuple[int, ...] = (200,)
+    pattern: bytes = b""
 
     def ask(self, door: HttpDoor, timeout: float) -> str | None:
         """Send the request; None when it was answered as it should be, else one sentence."""
-        headers = {HEADER_LENGTH: str(len(self.body.head)), "Content-Type": "application/octet-stream"}
-        content = self.body.head + self.body.data
+        path = f"/v2/models/{self.model}/{self.body.verb}"
         try:
-            status, answer = door.ask(
-                "POST", f"/v2/models/{self.model}/infer", body=content, headers=headers, timeout=timeout
-            )
+            status, answer = door.ask("POST", path, body=self.body.content, headers=self.body.headers, timeout=timeout)
         except TimeoutError:
             return f"{self.model} has not answered a test request for {timeout:g} s"
         except OSError as error:
             return f"{self.model} could not be asked a test request ({error})"
-        if status in self.answers:
+        if status in self.answers and re.search(self.pattern, answer):
             return None
-        expected = " or ".join(map(str, self.answers))
+        expected = " or ".join(map(str, self.answers)) + (" with words of its own" if self.pattern else "")
         return f"{self.model} answered a test request with status {status} instead of {expected}: {said(answer)}"
 
 
 def said(answer: bytes) -> str:
     """Triton's error message, short, or what stands in its place."""
     try:
-        message = json.loads(answer)["error"]
+        message = json.loads(answer.strip().removeprefix(b"data: "))["error"]
     except (ValueError, KeyError, TypeError):
         message = f"{len(answer)} bytes"
     return " ".join(str(message).split())[:200]
@@ -133,11 +167,22 @@ def _public_model(checkpoint: Checkpoint) -> Canary:
     return Canary(contract.PUBLIC_MODEL, Body.of((duration, np.array([-1.0]))), answers=(400, 503))
 
 
-# Decoder and stream have none: plain HTTP inference cannot ask for several answers. Their processes are watched.
+def _stream_model(checkpoint: Checkpoint) -> Canary:
+    """As the public model; every error of a stream has status 400, so that the error's code must tell."""
+    return Canary(contract.STREAM_MODEL, Streamed({"duration": -1.0}), (400,), rb"INVALID_ARG: |UNAVAILABLE: ")
+
+
+def _decoder(checkpoint: Checkpoint) -> Canary:
+    """Nothing is computed, and nothing said but that it is over: the engine passed by, between two of its steps."""
+    return Canary(contract.DECODER, Streamed({contract.PULSE.name: True}))
+
+
 _ROWS: dict[str, Callable[[Checkpoint], Canary]] = {
     contract.TEXT_ENCODER: _text_encoder,
     contract.MELODY_ENCODER: _melody_encoder,
     contract.CODEC_ENCODER: _codec_encoder,
     contract.CODEC_DECODER: _codec_decoder,
+    contract.DECODER: _decoder,
     contract.PUBLIC_MODEL: _public_model,
+    contract.STREAM_MODEL: _stream_model,
 }

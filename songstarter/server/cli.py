@@ -36,6 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start-timeout", type=float, default=600.0, metavar="SECONDS", help="what loading the models may take"
     )
+    parser.add_argument(
+        "--hang-timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="a model that has not answered a test request for so long counts as hung",
+    )
     parser.add_argument("--run-directory", type=Path, default=Path("run"), help="where Triton's log is kept")
     parser.add_argument(
         "--trace-to",
@@ -75,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from songstarter.server.exposure import Exposure
     from songstarter.server.launch import Ports, Tracing
     from songstarter.server.server import Server
-    from songstarter.server.supervise import Supervisor
+    from songstarter.server.supervise import Patience, Supervisor
 
     exposure = Exposure.checked(args.host, Key.given(args.key_file), without_key=args.without_key)
 
@@ -100,7 +107,8 @@ def run(args: argparse.Namespace) -> int:
     if (size := size_of(args.repository, checkpoint.digests)) > SLOW_BYTES:
         tell(f"comparing {size / 1e9:.1f} GB of graphs with their digests")
     tell(f"starting Triton; its log is {args.run_directory}/tritonserver-{args.http_port}.log")
-    clean = Supervisor(new_server, canaries(checkpoint), tell, ready=ready).run()
+    patience = Patience(canary_timeout=args.hang_timeout)
+    clean = Supervisor(new_server, canaries(checkpoint), tell, ready=ready, patience=patience).run()
     tell("stopped" if clean else "stopped before every request in flight was answered")
     return 0 if clean else 1
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from songstarter.checkpoint import Checkpoint
+from songstarter.contract import PUBLIC_MODEL, STREAM_MODEL
 from songstarter.errors import PortInUse
 from songstarter.server.backends import Installation
 from songstarter.server.exposure import LOOPBACK, LOOPBACK_ALONE, Exposure
@@ -19,6 +21,14 @@ MIB = 2**20
 # Each Python process gets a region of /dev/shm that grows and never shrinks; Docker's default is 64 MiB for all.
 REGION_BYTES = 4 * MIB
 REGION_GROWTH_BYTES = 8 * MIB
+# Triton gives each Python process so many threads for its answers and its calls of other models. A call holds one until
+# its first response, which a waiting song's is long in coming; without a free one not even a refusal goes out.
+LEAST_THREADS = 32  # Triton's own number
+SPARE_THREADS = 16
+MAX_REQUESTS = re.compile(r'key:?\s*"max_requests"\s*value:?\s*\{\s*string_value:\s*"(\d+)"')
+# Of glibc, for tritonserver and the models. Left to itself it keeps sixteen heaps on two cores, and puts even a song of
+# five megabytes into one, among small things that stay: memory is then freed and cannot be given back.
+ALLOCATION = {"MALLOC_ARENA_MAX": 2, "MALLOC_MMAP_THRESHOLD_": MIB, "MALLOC_TRIM_THRESHOLD_": 16 * MIB}
 STUB_TIMEOUT = 600  # seconds that Triton lets a Python model's initialize take; its own 30 are short for a decoder
 
 
@@ -124,8 +134,16 @@ class Launch:
             "shm-default-byte-size": REGION_BYTES,
             "shm-growth-byte-size": REGION_GROWTH_BYTES,
             "stub-timeout-seconds": STUB_TIMEOUT,
+            "thread-pool-size": self.threads,
         }
         return [f"--backend-config=python,{key}={value}" for key, value in settings.items()]
+
+    @property
+    def threads(self) -> int:
+        """Enough for a call and an answer of every request that a public model may hold."""
+        configs = (self.repository / model / "config.pbtxt" for model in (PUBLIC_MODEL, STREAM_MODEL))
+        found = (MAX_REQUESTS.search(config.read_text()) for config in configs if config.is_file())
+        return max([LEAST_THREADS, *(2 * int(match[1]) + SPARE_THREADS for match in found if match)])
 
     @property
     def without_gpu(self) -> list[str]:
@@ -133,14 +151,15 @@ class Launch:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This process's environment, changed where Triton would take another Python or an unwanted GPU."""
+        """This process's environment, but where Triton would take another Python, an unwanted GPU or much memory."""
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
         changed = {"PATH": path}  # a stub is the first python3 in PATH, and ignores PYTHONPATH
         if self.installation.library_directory is not None:
             changed["LD_LIBRARY_PATH"] = library_path(self.installation.library_directory)
         if not self.on_gpu:
             changed["CUDA_VISIBLE_DEVICES"] = ""  # so that KIND_AUTO is the CPU for graphs exported for it
-        return os.environ | changed
+        allocation = {name: os.environ.get(name, str(value)) for name, value in ALLOCATION.items()}
+        return os.environ | changed | allocation
 
     @property
     def on_gpu(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
@@ -380,8 +382,6 @@ class FlakyDecoder(CountingDecoder):
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    import time
-
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -400,6 +400,38 @@ def test_the_service_outlives_a_step_that_fails() -> None:
     wait_until(lambda: second in ends.outcomes)
     assert ends.frames(second) == solo(2)
     service.stop()
+
+
+class StickingDecoder(CountingDecoder):
+    """Hangs in its first step until it may go on."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self.stuck = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def next_columns(self, columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> Columns:
+        self.stuck.set()
+        self.may_go_on.wait(10)
+        return super().next_columns(columns, lengths, draws)
+
+
+def test_a_pulse_is_answered_between_two_steps_and_not_while_one_hangs() -> None:
+    beats: list[str] = []
+    decoder = StickingDecoder(1)
+    service = EngineService(Engine(decoder, PATTERN, max_waiting=8))
+    service.pulse(lambda: beats.append("idle"))
+    wait_until(lambda: beats == ["idle"])
+    service.submit([make_take(3, Ends())])
+    wait_until(decoder.stuck.is_set)
+    service.pulse(lambda: beats.append("playing"))
+    time.sleep(0.2)
+    assert beats == ["idle"]
+    decoder.may_go_on.set()
+    wait_until(lambda: beats == ["idle", "playing"])
+    service.stop()
+    with pytest.raises(Unavailable, match="stopping"):
+        service.pulse(print)
 
 
 def test_a_service_that_stops_ends_every_take_and_takes_no_more() -> None:

@@ -172,7 +172,8 @@ def test_a_song_of_several_windows_that_goes_on_from_an_opening(
     np.testing.assert_array_equal(ours, their_windows(loaded, [None] * 4, opening))
 
 
-@pytest.mark.parametrize("seconds", [0.7, 9.0])
+# Shorter than a window; as long as half the song, so that it ends within a window; longer than the song.
+@pytest.mark.parametrize("seconds", [0.7, 1.6, 3.1, 9.0])
 def test_a_song_of_several_windows_follows_a_melody_that_repeats_its_samples(
     loaded: Loaded, long_stages: ListeningStages, short_windows: Path, seconds: float
 ) -> None:

@@ -15,12 +15,13 @@ from songstarter import contract
 from songstarter.checkpoint import Checkpoint, Melody
 from songstarter.contract import Tensor
 from songstarter.errors import ServerDied
-from songstarter.server.canary import Body, Canary, canaries
+from songstarter.server.canary import Body, Canary, Streamed, canaries
 from songstarter.server.server import Server
 from songstarter.server.supervise import Patience, Supervisor
 from songstarter.server.wire import HttpDoor
 
 SECONDS = Tensor("seconds", "FP32", (1,))
+STAGES = (contract.TEXT_ENCODER, contract.MELODY_ENCODER, contract.CODEC_ENCODER, contract.CODEC_DECODER)
 
 
 def asking(seconds: float, *answers: int) -> Canary:
@@ -86,9 +87,13 @@ def test_each_model_with_a_row_is_asked_for_exactly_its_inputs(repository: Path)
     checkpoint = replace(
         Checkpoint.read(repository),
         melody=Melody(frames=4, samples=30),
-        models=("text_encoder", "melody_encoder", "codec_encoder", "codec_decoder", "decoder", "songstarter"),
+        models=(*STAGES, contract.DECODER, contract.PUBLIC_MODEL, contract.STREAM_MODEL),
     )
-    inputs = {canary.model: json.loads(canary.body.head)["inputs"] for canary in canaries(checkpoint)}
+    watched = {canary.model: canary.body for canary in canaries(checkpoint)}
+    assert tuple(watched) == checkpoint.models
+    assert watched.pop(contract.DECODER) == Streamed({"pulse": True})
+    assert watched.pop(contract.STREAM_MODEL) == Streamed({"duration": -1.0})
+    inputs = {model: json.loads(body.head)["inputs"] for model, body in watched.items()}
     shapes = {model: [tensor["shape"] for tensor in tensors] for model, tensors in inputs.items()}
     assert shapes == {
         "text_encoder": [[1, 4], [1, 4]],

@@ -139,6 +139,30 @@ def test_a_killed_process_ends_what_is_in_flight_with_errors_and_heals(
     assert [region for prefix in prefixes for region in Path("/dev/shm").glob(f"{prefix}*")] == []
 
 
+@pytest.mark.parametrize("model", [DECODER, TEXT_ENCODER, PUBLIC_MODEL, STREAM_MODEL])
+def test_a_process_that_hangs_is_noticed_by_its_canary_and_heals(
+    serving: list[Serve],
+    embedded_repository: Path,
+    pool: ThreadPoolExecutor,
+    tmp_path: Path,
+    sung: list[bytes],
+    model: str,
+) -> None:
+    serving.append(serve := Serve(embedded_repository, tmp_path / "run", "--hang-timeout=10"))
+    serve.said("ready: HTTP", timeout=60)
+    futures = in_flight(serve, pool)
+    stopped = time.monotonic()
+    os.kill(victim(tmp_path, model), signal.SIGSTOP)
+    # Canaries go round once in 35 s; what the hung process is not needed for may be answered meanwhile.
+    serve.said(f"songstarter: {model} .*; every request in flight is ended, the server starts anew", timeout=60)
+    noticed = time.monotonic() - stopped
+    for future in futures:
+        future.exception(timeout=MOST_SECONDS)
+    serve.said("ready: HTTP", times=2, timeout=60)
+    assert ask_grpc(serve.grpc_url, **SHORT).output == sung
+    log.info("%s stopped: noticed after %.1f s, ready after %.1f s", model, noticed, time.monotonic() - stopped)
+
+
 def healthy(serve: Serve) -> bool:
     try:
         return HttpDoor("127.0.0.1", serve.ports.http).ask("GET", "/v2/health/ready", timeout=5)[0] == 200
@@ -298,11 +322,14 @@ def test_nothing_new_is_taken_while_what_plays_is_finished(serve: Serve, pool: T
     assert serve.ended(80) == 0
 
 
-def test_canaries_name_a_model_that_is_dead(serve: Serve, embedded_repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [TEXT_ENCODER, DECODER, STREAM_MODEL])
+def test_canaries_name_a_model_that_is_dead(
+    serve: Serve, embedded_repository: Path, tmp_path: Path, model: str
+) -> None:
     """What probes ask says so before the supervisor has acted, or finds nobody there."""
     watched = {canary.model: canary for canary in canaries(Checkpoint.read(embedded_repository))}
-    os.kill(victim(tmp_path, TEXT_ENCODER), signal.SIGKILL)
+    os.kill(victim(tmp_path, model), signal.SIGKILL)
     door = HttpDoor("127.0.0.1", serve.ports.http)
-    assert TEXT_ENCODER in str(watched[TEXT_ENCODER].ask(door, 10.0))
+    assert model in str(watched[model].ask(door, 10.0))
     serve.said("ready: HTTP", times=2, timeout=60)
-    assert watched[TEXT_ENCODER].ask(door, 10.0) is None
+    assert watched[model].ask(door, 10.0) is None

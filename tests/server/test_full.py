@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from asking import Refused, ask_generate, ask_grpc, ask_http
+import tritonclient.grpc as triton_grpc
+from asking import Refused, ask_generate, ask_grpc, ask_http, inputs
+from serving import wait_until
 from tritonclient.utils import InferenceServerException
 
-from songstarter.server.launch import Ports
+from songstarter.contract import PUBLIC_MODEL
+from songstarter.server.launch import LEAST_THREADS, Ports
 from songstarter.server.server import Server
 
 pytestmark = pytest.mark.triton
@@ -28,6 +31,20 @@ def server(embedded_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
     bound(repository / "decoder" / "config.pbtxt", {"slots": 2, "max_waiting": 3})
     bound(repository / "songstarter" / "config.pbtxt", {"max_requests": 2})
     with Server(repository, Ports.free(), tmp_path_factory.mktemp("run")) as server:
+        yield server
+
+
+MANY = LEAST_THREADS + 8
+IN_THE_DECODER = ("songstarter_slots_in_use", "songstarter_takes_waiting")
+
+
+@pytest.fixture
+def wide_server(embedded_repository: Path, tmp_path: Path) -> Iterator[Server]:
+    """One slot, and more requests at once than Triton would give threads to a process by itself."""
+    repository = shutil.copytree(embedded_repository, tmp_path / "repository")
+    bound(repository / "decoder" / "config.pbtxt", {"slots": 1, "max_waiting": MANY})
+    bound(repository / "songstarter" / "config.pbtxt", {"max_requests": MANY})
+    with Server(repository, Ports.free(), tmp_path / "run") as server:
         yield server
 
 
@@ -65,3 +82,23 @@ def test_more_requests_than_places_are_unavailable_at_once(server: Server) -> No
         assert not any(request.done() for request in under_way)
         assert under_way[0].result().output == under_way[1].result().output
     assert len(ask_grpc(server.grpc_url, **SHORT).output) == 1
+
+
+def test_many_who_wait_keep_nobody_from_hearing_that_the_service_is_full(wide_server: Server) -> None:
+    """Each of them has a call of the decoder open, which holds a thread of Triton's until the song begins."""
+
+    def orders() -> float:
+        _, text = wide_server.metrics_door.ask("GET", "/metrics", timeout=5)
+        lines = [line for line in text.decode().splitlines() if line.startswith(IN_THE_DECODER)]
+        return sum(float(line.split()[-1]) for line in lines)
+
+    with triton_grpc.InferenceServerClient(wide_server.grpc_url) as client:
+        calls = [client.async_infer(PUBLIC_MODEL, inputs(LONG), lambda result, error: None) for _ in range(MANY)]
+        wait_until(lambda: orders() == MANY, 60, "not every request waits in the decoder")
+        for _ in range(3):
+            with pytest.raises(InferenceServerException, match=f"{MANY} requests are under way"):
+                client.infer(PUBLIC_MODEL, inputs(SHORT), client_timeout=2)
+        for call in calls:
+            call.cancel()
+        wait_until(lambda: not orders(), 20, "not every order was cancelled")
+    assert len(ask_grpc(wide_server.grpc_url, **SHORT).output) == 1

@@ -72,7 +72,7 @@ class Caller:
         return [await self.ask() for _ in range(number)]
 
     async def most_per_second(self, seconds: float) -> float:
-        """Songs a second while every slot plays."""
+        """Songs a second while every place is taken, as it is in the rush, and nobody is refused."""
         began, done = time.monotonic(), count()
 
         async def place() -> None:
@@ -80,7 +80,7 @@ class Caller:
                 await self.ask()
                 next(done)
 
-        await asyncio.gather(*(place() for _ in range(SLOTS)))
+        await asyncio.gather(*(place() for _ in range(HELD)))
         return next(done) / (time.monotonic() - began)
 
     async def rush(self, rate: float, seconds: float) -> list[Told]:
@@ -137,19 +137,21 @@ def test_everyone_is_answered_or_refused_and_the_answers_are_right(experiment: E
     refusals = {one.refusal for one in experiment.rushed if one.refusal}
     assert refusals == {f"StatusCode.UNAVAILABLE {HELD} requests are under way, which is the bound: try again later"}
     assert len(experiment.answers) == 1
-    assert sum(one.refusal is None for one in experiment.rushed) > 0.5 * experiment.rate * SECONDS
+    assert sum(one.refusal is None for one in experiment.rushed) > 0.7 * experiment.rate * SECONDS, figures(experiment)
 
 
 def test_who_is_refused_hears_it_at_once(experiment: Experiment) -> None:
     refused = [one.seconds for one in experiment.rushed if one.refusal]
     assert median(refused) < 0.1, figures(experiment)
+    # The songs keep every core busy: who is refused waits for a core five times over, caller's and Triton's included.
     assert np.percentile(refused, 99) < 1, figures(experiment)
 
 
 def test_who_is_accepted_waits_for_their_share_of_the_queue_and_no_longer(experiment: Experiment) -> None:
     accepted = [one.seconds for one in experiment.rushed if not one.refusal and not one.urgent]
     unloaded = float(np.percentile(seconds_of(experiment.before), 99))
-    share = HELD / experiment.rate
+    # Who waits is passed by the urgent ones that come meanwhile, which are one in so many of those that come.
+    share = HELD / experiment.rate * URGENT_EVERY / (URGENT_EVERY - 1)
     assert np.percentile(accepted, 99) < 2 * unloaded + share, figures(experiment)
 
 
@@ -162,5 +164,6 @@ def test_the_urgent_pass_those_who_wait(experiment: Experiment) -> None:
 
 
 def test_afterwards_the_service_is_as_fast_as_before(experiment: Experiment) -> None:
-    fastest = min(seconds_of(experiment.after))  # others may use the machine, for a while
-    assert fastest < 1.5 * median(seconds_of(experiment.before)), figures(experiment)
+    # The fastest of twenty against the fastest: what others do on the machine meanwhile slows some of both.
+    before, after = (min(seconds_of(told)) for told in (experiment.before, experiment.after))
+    assert after < 1.3 * before, figures(experiment)

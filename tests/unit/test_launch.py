@@ -42,6 +42,26 @@ def test_triton_finds_this_interpreter_and_its_libpython_first(launch: Launch) -
     assert launch.environment["LD_LIBRARY_PATH"].split(":")[0] == str(launch.installation.library_directory)
 
 
+def test_triton_has_threads_for_a_call_and_an_answer_of_every_request(launch: Launch) -> None:
+    assert "--backend-config=python,thread-pool-size=32" in launch.command
+    config = launch.repository / "songstarter_stream" / "config.pbtxt"
+    config.parent.mkdir(parents=True)
+    config.write_text('parameters { key: "max_requests" value { string_value: "64" } }')
+    assert "--backend-config=python,thread-pool-size=144" in launch.command
+
+
+def test_the_repository_says_how_many_requests_its_public_models_hold(launch: Launch) -> None:
+    repository = Path(__file__).parents[2] / "model_repository"
+    assert replace(launch, repository=repository).threads == 2 * 64 + 16
+
+
+def test_an_operator_may_set_glibc_otherwise(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    assert launch.environment["MALLOC_ARENA_MAX"] == "2"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "8")
+    assert launch.environment["MALLOC_ARENA_MAX"] == "8"
+
+
 def test_graphs_exported_for_the_cpu_keep_triton_off_a_gpu(launch: Launch) -> None:
     assert launch.environment["CUDA_VISIBLE_DEVICES"] == ""
     assert {"--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"} <= set(launch.command)

@@ -3,11 +3,12 @@
 import contextlib
 import queue
 import threading
+from functools import partial
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 
-from songstarter.contract import CANCEL
+from songstarter.contract import CANCEL, PULSE
 from songstarter.engine.order import OrderDesk, outputs
 from songstarter.errors import SongstarterError
 from songstarter.faces.order_reply import OrderReply
@@ -50,21 +51,28 @@ class TritonPythonModel:
         if CANCEL.name in inputs:
             self._desk.cancel(inputs[CANCEL.name])
             reply.end()
+        elif PULSE.name in inputs:
+            self._desk.pulse(lambda: self._outbox.put(reply.end))
         else:
-            self._desk.accept(inputs, lambda response: self._outbox.put((reply, response)), request_id)
+            self._desk.accept(
+                inputs, lambda response: self._outbox.put(partial(self._send, reply, response)), request_id
+            )
 
     def _send_all(self):
-        while (item := self._outbox.get()) is not None:
-            reply, response = item
-            try:
-                _send(reply, response)
-            except Exception as error:  # the caller must hear something, and the others must still be served
-                if not response.last:
-                    self._desk.lost(response, error)
-                    continue
-                with contextlib.suppress(Exception):
-                    reply.fail(error)
-            self._desk.delivered(response)
+        while (send := self._outbox.get()) is not None:
+            with contextlib.suppress(Exception):
+                send()
+
+    def _send(self, reply, response):
+        try:
+            _send(reply, response)
+        except Exception as error:  # the caller must hear something, and the others must still be served
+            if not response.last:
+                self._desk.lost(response, error)
+                return
+            with contextlib.suppress(Exception):
+                reply.fail(error)
+        self._desk.delivered(response)
 
 
 def _send(reply, response):
