@@ -103,7 +103,9 @@ SETTINGS = [
 def test_the_bulk_sampler_equals_its_plain_twin_in_any_company() -> None:
     random = np.random.default_rng(3)
     logits = random.standard_normal((len(SETTINGS), 2, 8, 2048)).astype(np.float32) * 4
-    draws = [Draw(sampling, seed=index, variation=index % 3, step=index * 41) for index, sampling in enumerate(SETTINGS)]
+    draws = [
+        Draw(sampling, seed=index, variation=index % 3, step=index * 41) for index, sampling in enumerate(SETTINGS)
+    ]
     together = sample(logits, draws)
     for index, place in enumerate(draws):
         alone = sample(logits[index : index + 1], [place])[0]
