@@ -9,13 +9,19 @@
 enum {
     HEAD = 64,           /* head size of every MusicGen */
     PARTS = HEAD / LANES,
-    AHEAD = 16,          /* positions that are asked of memory before they are read */
+    AHEAD = 4096,        /* bytes that are asked of memory before they are read */
 };
 
-/* The processor's own foresight ends at every page. */
-static inline void ask_for(const void *head, size_t number_size) {
+/* Ask for what lies AHEAD of one head's numbers: the processor's own foresight ends at every page. */
+static inline void ask_ahead(const void *head, size_t number_size) {
     for (size_t i = 0; i < HEAD * number_size; i += LINE)
-        __builtin_prefetch((const char *)head + i);
+        __builtin_prefetch((const char *)head + AHEAD + i);
+}
+
+/* Ask for the first of a row of numbers. */
+static inline void ask_for_first(const void *numbers, size_t bytes) {
+    for (size_t i = 0; i < bytes && i < AHEAD; i += LINE)
+        __builtin_prefetch((const char *)numbers + i);
 }
 
 /* Replace scores by e^(score - largest); their sum. There is room for a whole last vector. */
@@ -43,19 +49,18 @@ static float shares_of(float *scores, int length) {
                      float *scores, Vector mixed[PARTS]) {                                                         \
         for (int place = 0; place < length; place++) {                                                             \
             const NUMBER *key = keys + (size_t)place * HEAD;                                                       \
-            ask_for(key + AHEAD * HEAD, sizeof(NUMBER));                                                           \
+            ask_ahead(key, sizeof(NUMBER));                                                                        \
             Vector products = query[0] * READ(key) + query[1] * READ(key + LANES);                                 \
             products += query[2] * READ(key + 2 * LANES) + query[3] * READ(key + 3 * LANES);                       \
             scores[place] = sum_of(products);                                                                      \
         }                                                                                                          \
-        for (int place = 0; place < AHEAD && place < length; place++)                                              \
-            ask_for(values + (size_t)place * HEAD, sizeof(NUMBER));                                                \
+        ask_for_first(values, (size_t)length * HEAD * sizeof(NUMBER));                                             \
         float total = shares_of(scores, length);                                                                   \
         for (int part = 0; part < PARTS; part++)                                                                   \
             mixed[part] = (Vector){};                                                                              \
         for (int place = 0; place < length; place++) {                                                             \
             const NUMBER *value = values + (size_t)place * HEAD;                                                   \
-            ask_for(value + AHEAD * HEAD, sizeof(NUMBER));                                                         \
+            ask_ahead(value, sizeof(NUMBER));                                                                      \
             for (int part = 0; part < PARTS; part++)                                                               \
                 mixed[part] += scores[place] * READ(value + part * LANES);                                         \
         }                                                                                                          \
