@@ -42,7 +42,7 @@ class LocalStages:
         with self._one_at_a_time:
             self.calls.append(model)
             if model not in self._sessions:
-                self._sessions[model] = Session(self._repository / model / "1" / "model.onnx")
+                self._sessions[model] = Session(self._repository / model / "1" / "model.onnx", spins=False)
             return self._sessions[model].run(inputs)
 
     def decode(self, inputs: Tensors) -> Generator[Tensors, None, None]:

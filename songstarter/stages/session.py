@@ -87,8 +87,13 @@ class Session:
 
     computed_by = "onnxruntime"
 
-    def __init__(self, path: Path, *, device: Device = "cpu", threads: int = 0, captures: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, device: Device = "cpu", threads: int = 0, captures: bool = False, spins: bool = True
+    ) -> None:
         """Load the graph; ``threads`` 0 takes every core. One that ``captures`` can be run as a CUDA graph.
+
+        Where it ``spins``, threads that wait for work keep their cores: good for a decoder's many small operators, bad
+        for whoever else needs the cores.
 
         Raises:
             CheckpointError: the file is missing or damaged, or the device is not to be had.
@@ -100,10 +105,10 @@ class Session:
                 "install onnxruntime-gpu, or export with --device cpu"
             )
         options = OPTIONS[device] | (CAPTURING[device] if captures else {})
-        self._session = _open(path, threads, provider, options)
+        self._session = _open(path, threads, spins, provider, options)
         if provider not in self._session.get_providers():  # onnxruntime goes on without, saying so on stderr
             _find_libraries()
-            self._session = _open(path, threads, provider, options)
+            self._session = _open(path, threads, spins, provider, options)
         if provider not in self._session.get_providers():
             raise CheckpointError(
                 f"{path.name} was exported for {device}, which onnxruntime cannot start here: is there a GPU, "
@@ -177,10 +182,11 @@ def providers() -> list[str]:
     return known
 
 
-def _open(path: Path, threads: int, provider: str, options: dict[str, str]) -> ort.InferenceSession:
+def _open(path: Path, threads: int, spins: bool, provider: str, options: dict[str, str]) -> ort.InferenceSession:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
     try:
         return ort.InferenceSession(str(path), settings, providers=[(provider, options)])
     except Exception as error:  # onnxruntime's own exceptions share no base but this
