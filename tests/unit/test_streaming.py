@@ -27,7 +27,13 @@ from songstarter.faces.visits import Visit
 from songstarter.loudness import METERS
 
 RATE = 32_000
-ASKED: dict[str, Any] = {"prompt": "synth, a minor", "duration": 2.5, "seed": 3, "output_encoding": "raw"}
+# A quiet song: none of its samples is cut at -1 dB.
+ASKED: dict[str, Any] = {
+    "prompt": "flute, calm, ambient, c major, 90 bpm",
+    "duration": 2.5,
+    "seed": 3,
+    "output_encoding": "raw",
+}
 CLIP = ASKED | {"normalization_strategy": "clip"}
 
 
