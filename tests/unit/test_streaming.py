@@ -27,7 +27,7 @@ from songstarter.faces.visits import Visit
 from songstarter.loudness import METERS
 
 RATE = 32_000
-# A quiet song: none of its samples is cut at -1 dB.
+# None of its samples is cut at -1 dB.
 ASKED: dict[str, Any] = {
     "prompt": "flute, calm, ambient, c major, 90 bpm",
     "duration": 2.5,
