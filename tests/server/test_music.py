@@ -21,7 +21,7 @@ from training.synthesiser import RATE
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SECONDS = 6.0
-SONGS = [compose(seed) for seed in songs_with_all_tags(range(3_000_000, 3_000_100))[:24]]
+SONGS = [compose(seed) for seed in songs_with_all_tags(range(3_000_000, 3_000_100))[:64]]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def rotated(songs: list[Song]) -> list[Song]:
 
 def test_a_song_has_the_prompt_s_tempo_and_scale(songs: Server) -> None:
     waves = made(songs, 3.0)
-    assert in_tempo(waves, SONGS) > in_tempo(waves, rotated(SONGS)) + 0.3
-    assert in_scale(waves, SONGS) > in_scale(waves, rotated(SONGS)) + 0.05
+    assert in_tempo(waves, SONGS) > in_tempo(waves, rotated(SONGS)) + 0.2
+    assert in_scale(waves, SONGS) > in_scale(waves, rotated(SONGS)) + 0.1
 
 
 def test_guidance_pulls_towards_the_prompt(songs: Server) -> None:
