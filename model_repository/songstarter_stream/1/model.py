@@ -1,37 +1,13 @@
-"""Triton's verbs for the streaming public model: songstarter.faces does the work, this file carries requests in."""
-
-from functools import partial
-from pathlib import Path
+"""Triton's verbs for the streaming public model: songstarter.faces does the work."""
 
 import triton_python_backend_utils as pb_utils
 
-from songstarter.errors import SongstarterError
-from songstarter.faces.desk import RequestDesk
+from songstarter.faces.public_model import PublicModel
 from songstarter.faces.streaming import StreamFace
-from songstarter.faces.triton import StreamReply, TritonStages, origin_of, settings_of, values_of
-from songstarter.publisher import Publisher
+from songstarter.faces.triton import StreamReply
 
 
-class TritonPythonModel:
+class TritonPythonModel(PublicModel):
     """Decoupled: a request is answered by many messages, from a thread of its own, after execute() has returned."""
 
-    def initialize(self, args):
-        settings = settings_of(args)
-        limit = int(settings.pop("max_requests"))
-        self._stages = stages = TritonStages(pb_utils)
-        try:
-            face = StreamFace(Path(args["model_repository"]).parent, stages, **settings)
-        except SongstarterError as error:
-            raise pb_utils.TritonModelException(str(error)) from error
-        self._desk = RequestDesk(face, limit=limit, cancel=stages.cancel)
-        self._publisher = Publisher(self._desk.readings, pb_utils.MetricFamily)
-        self._publisher.start()
-
-    def execute(self, requests):
-        for request in requests:
-            self._desk.accept(partial(values_of, request), StreamReply(pb_utils, request), **origin_of(request))
-
-    def finalize(self):
-        self._desk.close()
-        self._publisher.stop()
-        self._stages.close()
+    pb_utils, face, reply = pb_utils, StreamFace, StreamReply
