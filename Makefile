@@ -82,4 +82,4 @@ fix: $(INSTALLED) ## format, and mend what the linter can
 	$(BIN)/ruff format .
 
 clean: ## remove what was exported, made and run; .venv stays
-	rm -rf out run $(EXPORTED) $(REPOSITORY)/*/1/*.onnx $(REPOSITORY)/*/1/*.onnx.data $(REPOSITORY)/*/1/tokenizer.json
+	rm -rf out run $(EXPORTED) $(REPOSITORY)/*/1/*.onnx $(REPOSITORY)/*/1/*.onnx.data $(REPOSITORY)/*/1/*.weights.json $(REPOSITORY)/*/1/tokenizer.json

@@ -124,10 +124,9 @@ def _read(file: _Forward, max_seconds: float, field: str) -> Waveform:
         raise InvalidRequest(field, Description("a file without audio"), "at least one sample")
     if length > limit:
         raise _too_long("audio that goes on", limit / rate, field)
-    samples = np.ascontiguousarray(np.concatenate(blocks).T)
-    if not (np.abs(samples) <= LOUDEST).all():
+    if not all((np.abs(block) <= LOUDEST).all() for block in blocks):
         raise InvalidRequest(field, Description("samples that are infinite or no numbers"), "finite samples")
-    return Waveform(samples, rate)
+    return Waveform(np.concatenate([block.T for block in blocks], axis=1), rate)
 
 
 def _blocks(file: _Forward, limit: int) -> list[Samples]:

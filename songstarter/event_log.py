@@ -1,6 +1,7 @@
 """The log of a model process: one line of JSON for each event, on stdout, where Triton's own log does not write.
 
-Lines never hold a prompt, audio or anything else that a caller sent, but for the request id.
+Of what a caller sent, lines hold the request id alone. (The message of an exception from outside stands as it is:
+where a machine's memory or a driver fails, it is all that there is to go by.)
 """
 
 from __future__ import annotations

@@ -116,9 +116,9 @@ class CodecTraining:
         wanted = crops.batch(random)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, HORIZON, RATE, LEAST_RATE, WARM_UP)
-        latents = self._half(self.codec.encoder, wanted)
+        latents = self.codec.encoder(wanted)
         quantised, distance = self.quantiser(latents) if self.step >= UNQUANTISED else (latents, latents.new_zeros(()))
-        found = self._half(self.codec.decoder, quantised)[..., : wanted.shape[-1]]
+        found = self.codec.decoder(quantised)[..., : wanted.shape[-1]]
         spectral = spectral_distance(found[:, 0], wanted[:, 0])
         waveform = (found - wanted).abs().mean() / wanted.abs().mean()
         loss = spectral + 2 * waveform + COMMITMENT * distance
@@ -129,11 +129,6 @@ class CodecTraining:
         self.optimiser.step()
         self.step += 1
         return {"spectral": spectral.item(), "waveform": waveform.item(), "commitment": distance.item()}
-
-    @staticmethod
-    def _half(half: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return half(inputs).float()
 
     @torch.no_grad()
     def _begin_to_quantise(self, crops: Crops) -> None:

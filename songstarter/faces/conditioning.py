@@ -9,6 +9,7 @@ With ``continuation`` the audio becomes the opening and the melody is null; othe
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +25,11 @@ from songstarter.errors import CheckpointError, Description, InvalidRequest
 from songstarter.faces.stages import Stages
 from songstarter.request import Request
 from songstarter.resample import resample
-from songstarter.waveform import Waveform
+from songstarter.waveform import Samples, Waveform
 from songstarter.windows import windows_of
 
 TOKENIZER = Path("songstarter/1/tokenizer.json")
+FILES_AT_ONCE = 2  # that are decoded: each may take half a gigabyte for a moment
 MAX_AUDIO_BYTES = 32 * 2**20
 STEREO = 2  # what the original keeps of a file with more channels
 
@@ -52,6 +54,7 @@ class Conditioner:
         self._tokenizer = tokenizer
         self._stages = stages
         self._max_audio_seconds = max_audio_seconds
+        self._readers = threading.BoundedSemaphore(FILES_AT_ONCE)
 
     def condition(self, request: Request) -> Conditions:
         """Encode the prompt and the audio.
@@ -61,13 +64,14 @@ class Conditioner:
         """
         text = self._text(request.prompt)
         silence = np.zeros_like(text)
-        clip = self._clip(request)
-        opening = self._opening(clip, request) if clip and request.continuation else None
+        heard = self._heard(request)
+        opening = self._opening(heard) if heard is not None and request.continuation else None
         if self._checkpoint.melody is None:
-            self._refuse_melody(clip, request)
             return Conditions(text[None], silence, opening)
-        follows = clip is not None and not request.continuation
-        melodies = self._melodies(clip, request, self._checkpoint.melody) if clip and follows else [self._null_melody]
+        if heard is None or request.continuation:
+            melodies = [self._null_melody]
+        else:
+            melodies = self._melodies(heard, request, self._checkpoint.melody)
         prefix = np.stack([np.concatenate([melody, text]) for melody in melodies])
         return Conditions(prefix, np.concatenate([self._null_melody, silence]), opening)
 
@@ -91,11 +95,27 @@ class Conditioner:
             raise InvalidRequest("prompt", Description(f"{len(ids)} tokens"), f"at most {facts.max_tokens} tokens")
         return np.array(ids, np.int64)
 
-    def _clip(self, request: Request) -> Waveform | None:
-        """The part of input_audio that the request names, at the file's own rate."""
+    def _heard(self, request: Request) -> Samples | None:
+        """What the encoders hear of input_audio [channel, sample], at the checkpoint's rate.
+
+        A file may hold much more than that, so few are open at a time.
+        """
         if request.audio is None:
             return None
-        data = file_bytes(request.audio, max_bytes=MAX_AUDIO_BYTES)
+        melody = self._checkpoint.melody
+        if melody is None and not request.continuation:
+            found = Description("audio to take a melody from")
+            allowed = f"nothing, or continuation=true: {self._checkpoint.name} follows text alone"
+            raise InvalidRequest("input_audio", found, allowed)
+        with self._readers:
+            clip = self._clip(request, request.audio)
+            if melody is None or request.continuation:
+                return self._opening_samples(clip, request)
+            return self._melody_samples(clip, request, melody)
+
+    def _clip(self, request: Request, audio: bytes) -> Waveform:
+        """The part of input_audio that the request names, at the file's own rate."""
+        data = file_bytes(audio, max_bytes=MAX_AUDIO_BYTES)
         whole = read(data, max_seconds=self._max_audio_seconds)
         clip = whole.slice_seconds(request.slice.start, request.slice.end)
         if clip.length == 0:
@@ -103,26 +123,32 @@ class Conditioner:
             raise InvalidRequest("continuation_start", found, "a start before the clip's end")
         return clip
 
-    def _melodies(self, clip: Waveform, request: Request, facts: Melody) -> list[Array]:
-        """Chroma embeddings [chroma frame, hidden] of a clip, for each window of the song.
+    def _melody_samples(self, clip: Waveform, request: Request, facts: Melody) -> Samples:
+        """The clip in mono, or as much of it as the song's windows can see."""
+        starts, span = self._windows(request)
+        seen = facts.samples if len(starts) == 1 else starts[-1] + span
+        rate = self._checkpoint.sample_rate
+        start = clip.slice_seconds(0, seen / rate + 1)  # more than is seen, for the filter's sake
+        mono = _resampled(start, rate).with_channels(min(clip.channels, STEREO)).mono()
+        return mono.samples[:, :seen] if len(starts) == 1 else mono.samples
+
+    def _melodies(self, samples: Samples, request: Request, facts: Melody) -> list[Array]:
+        """Chroma embeddings [chroma frame, hidden] of a melody, for each window of the song.
 
         A song of one window repeats the clip's chroma where the clip ends, a longer one its samples (spec 2.8).
         """
-        checkpoint = self._checkpoint
-        windows = windows_of(checkpoint.frames_in(request.duration), window_frames=checkpoint.window_frames)
-        if len(windows) == 1:
-            return [self._encode_melody(self._mono(clip, facts.samples)[:, : facts.samples], facts)]
-        span = checkpoint.window_frames * checkpoint.samples_per_frame
-        starts = [window.start * checkpoint.samples_per_frame for window in windows]
-        samples = self._mono(clip, starts[-1] + span)
+        starts, span = self._windows(request)
+        if len(starts) == 1:
+            return [self._encode_melody(samples, facts)]
         places = [np.arange(start, start + span) % samples.shape[1] for start in starts]
         return [self._encode_melody(samples[:, place], facts) for place in places]
 
-    def _mono(self, clip: Waveform, most: int) -> Array:
-        """A clip at the checkpoint's rate, [1, sample], or a little more than ``most`` samples of it."""
-        rate = self._checkpoint.sample_rate
-        seen = clip.slice_seconds(0, most / rate + 1)
-        return _resampled(seen, rate).with_channels(min(clip.channels, STEREO)).mono().samples
+    def _windows(self, request: Request) -> tuple[list[int], int]:
+        """Where the song's windows begin, and how long one is, in samples."""
+        checkpoint = self._checkpoint
+        windows = windows_of(checkpoint.frames_in(request.duration), window_frames=checkpoint.window_frames)
+        starts = [window.start * checkpoint.samples_per_frame for window in windows]
+        return starts, checkpoint.window_frames * checkpoint.samples_per_frame
 
     @cached_property
     def _null_melody(self) -> Array:
@@ -137,8 +163,8 @@ class Conditioner:
         embeddings: Array = self._stages.run(MELODY_ENCODER, {"waveform": padded, "samples": count})["embeddings"][0]
         return embeddings
 
-    def _opening(self, clip: Waveform, request: Request) -> Array:
-        """The clip's codes [codebook, frame], channels interleaved: L0, R0, L1, R1 ... (spec 2.10)."""
+    def _opening_samples(self, clip: Waveform, request: Request) -> Samples:
+        """The whole clip, which must leave something to be made."""
         checkpoint = self._checkpoint
         waveform = _resampled(clip, checkpoint.sample_rate).with_channels(checkpoint.channels)
         frames = math.ceil(waveform.length / checkpoint.samples_per_frame)
@@ -149,18 +175,19 @@ class Conditioner:
         if frames >= checkpoint.window_frames:
             allowed = f"less than {checkpoint.window_seconds} s: cut it with continuation_end"
             raise InvalidRequest("input_audio", Description(f"an opening of {clip.seconds:.3g} s"), allowed)
+        return waveform.samples.copy()  # a part of a file would keep all of it in memory
+
+    def _opening(self, samples: Samples) -> Array:
+        """The codes [codebook, frame] of an opening, channels interleaved: L0, R0, L1, R1 ... (spec 2.10)."""
+        checkpoint = self._checkpoint
+        length = samples.shape[1]
+        frames = math.ceil(length / checkpoint.samples_per_frame)
         block = checkpoint.codec.block_frames * checkpoint.samples_per_frame
-        padded = np.pad(waveform.samples, ((0, 0), (0, -waveform.length % block)))
-        samples = np.full((checkpoint.channels, 1), waveform.length, np.int64)
-        codes = self._stages.run(CODEC_ENCODER, {"waveform": padded, "samples": samples})["codes"]
+        padded = np.pad(samples, ((0, 0), (0, -length % block)))
+        lengths = np.full((checkpoint.channels, 1), length, np.int64)
+        codes = self._stages.run(CODEC_ENCODER, {"waveform": padded, "samples": lengths})["codes"]
         opening: Array = codes[:, :, :frames].transpose(1, 0, 2).reshape(checkpoint.codebooks, frames)
         return opening
-
-    def _refuse_melody(self, clip: Waveform | None, request: Request) -> None:
-        if clip is not None and not request.continuation:
-            found = Description("audio to take a melody from")
-            allowed = f"nothing, or continuation=true: {self._checkpoint.name} follows text alone"
-            raise InvalidRequest("input_audio", found, allowed)
 
 
 def _resampled(clip: Waveform, rate: int) -> Waveform:

@@ -75,9 +75,10 @@ class RequestDesk:
             raise
 
     def _answer(self, visit: Visit, values: Mapping[str, Any], reply: Replying) -> None:
-        with self._admission.leaving(), visit.under_way():
+        with visit.under_way():
             try:
-                self._work(visit, values, reply)
+                with self._admission.leaving():  # before the end: who hears it may ask again at once
+                    self._work(visit, values, reply)
                 reply.end()
             except Exception as error:  # whatever happens, the caller hears of it
                 self._close(visit, reply, visit.stopped or error)

@@ -15,6 +15,8 @@ from songstarter.faces.desk import Answering, Replying, RequestDesk
 from songstarter.faces.triton import TritonStages, origin_of, settings_of, values_of
 from songstarter.publisher import Publisher
 
+SETTINGS = ("max_requests", "max_duration", "max_audio_seconds")
+
 
 class PublicModel:
     """Hands requests to the desk and returns, so that one instance holds many at once.
@@ -27,10 +29,10 @@ class PublicModel:
     reply: ClassVar[Callable[..., Replying]]
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        settings = settings_of(args)
-        limit = int(settings.pop("max_requests"))
         self._stages = stages = TritonStages(self.pb_utils)
         try:
+            settings = settings_of(args, SETTINGS)
+            limit = int(settings.pop("max_requests"))
             face = type(self).face(Path(args["model_repository"]).parent, stages, **settings)
         except SongstarterError as error:
             raise self.pb_utils.TritonModelException(str(error)) from error

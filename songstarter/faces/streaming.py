@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,21 +62,14 @@ class StreamFace:
         frames = self._checkpoint.frames_in(request.duration)
         takes = [TakeStream(self._checkpoint, self._renderer, request, frames) for _ in range(request.variations)]
         order |= {"first_chunk": np.array([FIRST], np.int32), "chunk": np.array([STEP], np.int32)}
-        try:
-            yield from self._messages(order, takes, request, visit)
-        except SongstarterError as error:
-            visit.stop(error)
-            raise
-        except GeneratorExit:
-            visit.stop(Cancelled("the caller cannot be reached"))
-            raise
+        yield from self._messages(order, takes, request, visit)
         if not all(take.complete for take in takes):
             raise TakeFailed(f"the decoder ended before all of {len(takes)} takes were complete")
 
     def _messages(
         self, order: Tensors, takes: list[TakeStream], request: Request, visit: Visit
     ) -> Generator[Tensors, None, None]:
-        with closing(with_beats(self._stages.decode(order), BEAT)) as pieces:
+        with closing(with_beats(self._stages.decode(order), BEAT)) as pieces, _stopping(visit):
             for piece in pieces:
                 if piece is None:
                     variation = next((number for number, take in enumerate(takes) if not take.complete), 0)
@@ -103,6 +96,19 @@ class StreamFace:
             "sample_rate": np.array([checkpoint.sample_rate], np.int32),
             "channels": np.array([checkpoint.channels], np.int32),
         }
+
+
+@contextmanager
+def _stopping(visit: Visit) -> Iterator[None]:
+    """Whatever ends the block too soon stops the visit, and so its order, for whose end somebody may wait."""
+    try:
+        yield
+    except SongstarterError as error:
+        visit.stop(error)
+        raise
+    except GeneratorExit:
+        visit.stop(Cancelled("the caller cannot be reached"))
+        raise
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ Answers to callers, and calls of the other models.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Generator, Mapping
 from typing import Any
 
 import numpy as np
 
 from songstarter.contract import CANCEL, DECODER, INNER_OUTPUTS, plain_values
+from songstarter.errors import CheckpointError
 from songstarter.faces.finished_calls import FinishedCalls
 from songstarter.faces.replies import from_inner_wire, to_inner_wire, to_wire
 from songstarter.faces.stages import Tensors
@@ -121,10 +123,25 @@ def origin_of(request: Any) -> dict[str, Any]:
     return {"request_id": request.request_id(), "trace_context": request.trace().get_context()}
 
 
-def settings_of(args: Mapping[str, str]) -> dict[str, float]:
-    """The parameters of a model's ``config.pbtxt``, which are numbers all."""
+def settings_of(args: Mapping[str, str], known: Collection[str]) -> dict[str, float]:
+    """The parameters of a model's ``config.pbtxt``, numbers all; those in capitals are Triton's own.
+
+    Raises:
+        CheckpointError: one of them is not ``known``, or no number.
+    """
     parameters = json.loads(args["model_config"])["parameters"]
-    return {name: float(value["string_value"]) for name, value in parameters.items()}
+    settings = {}
+    for name, value in parameters.items():
+        if name.isupper():
+            continue
+        try:
+            settings[name] = float(value["string_value"])
+        except ValueError:
+            settings[name] = math.nan
+        if name not in known or math.isnan(settings[name]):
+            found = f"the parameter {name} = {value['string_value']!r} in config.pbtxt of {args['model_name']}"
+            raise CheckpointError(f"found {found}; expected numbers for some of {', '.join(known)}")
+    return settings
 
 
 def response_of(pb_utils: Any, outputs: Tensors, wanted: Collection[str]) -> Any:

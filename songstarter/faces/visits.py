@@ -26,6 +26,7 @@ from songstarter.metrics import (
 )
 from songstarter.request import Request
 
+UNTOLD = 65_536  # observations that are kept while nobody collects them
 OUTCOMES: dict[type[Exception], str] = {
     InvalidRequest: "invalid",
     Unavailable: "unavailable",
@@ -107,8 +108,8 @@ class VisitBook:
         self._in_flight = 0
         self._audio_seconds = 0.0
         self._outcomes: Counter[str] = Counter()
-        self._seconds: deque[float] = deque()
-        self._first_audio: deque[float] = deque()
+        self._seconds: deque[float] = deque(maxlen=UNTOLD)
+        self._first_audio: deque[float] = deque(maxlen=UNTOLD)
 
     def open(self, request_id: str, trace_context: str | None = None) -> Visit:
         """Begin a visit; who comes without an id gets one."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from songstarter.checkpoint import Checkpoint
 from songstarter.contract import PUBLIC_MODEL, STREAM_MODEL
-from songstarter.errors import PortInUse
+from songstarter.errors import PortInUse, ServerError
 from songstarter.server.backends import Installation
 from songstarter.server.exposure import LOOPBACK, LOOPBACK_ALONE, Exposure
 from songstarter.server.libraries import library_path
@@ -142,8 +142,8 @@ class Launch:
     def threads(self) -> int:
         """Enough for a call and an answer of every request that a public model may hold."""
         configs = (self.repository / model / "config.pbtxt" for model in (PUBLIC_MODEL, STREAM_MODEL))
-        found = (MAX_REQUESTS.search(config.read_text()) for config in configs if config.is_file())
-        return max([LEAST_THREADS, *(2 * int(match[1]) + SPARE_THREADS for match in found if match)])
+        held = [_max_requests(config) for config in configs if config.is_file()]
+        return max([LEAST_THREADS, *(2 * requests + SPARE_THREADS for requests in held)])
 
     @property
     def without_gpu(self) -> list[str]:
@@ -164,3 +164,11 @@ class Launch:
     @property
     def on_gpu(self) -> bool:
         return self.checkpoint.decoder.device == "cuda"
+
+
+def _max_requests(config: Path) -> int:
+    match = MAX_REQUESTS.search(config.read_text())
+    if match is None:
+        expected = 'parameters { key: "max_requests" value { string_value: "64" } }'
+        raise ServerError(f"{config} does not say how many requests its model holds: expected {expected}")
+    return int(match[1])

@@ -41,7 +41,7 @@ def children(parent: int) -> Iterator[Child]:
     for folder in PROC.glob("[0-9]*"):
         try:
             # "pid (name) state parent ...", where name may hold anything
-            state, found = (folder / "stat").read_text().rpartition(") ")[2].split()[:2]
+            state, found = (folder / "stat").read_text(errors="replace").rpartition(") ")[2].split()[:2]
             if int(found) == parent:
                 arguments = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 yield Child(int(folder.name), state == "Z", tuple(arguments))

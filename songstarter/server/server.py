@@ -144,7 +144,8 @@ class Server:
             self._launch()
         except OSError as error:
             self.kill()
-            raise ServerError(f"{self.run_directory} cannot be written to: {error.strerror}") from error
+            place = error.filename or self.run_directory
+            raise ServerError(f"the server cannot be launched: {place}: {error.strerror}") from error
         try:
             ready = self._wait_until_ready(stop or threading.Event())
         except BaseException:

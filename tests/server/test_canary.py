@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from songstarter import contract
 from songstarter.checkpoint import Checkpoint, Melody
 from songstarter.contract import Tensor
 from songstarter.errors import ServerDied
-from songstarter.server.canary import Body, Canary, Streamed, canaries
+from songstarter.server.canary import Body, Canary, StageCanary, Streamed, canaries
 from songstarter.server.server import Server
 from songstarter.server.supervise import Patience, Supervisor
 from songstarter.server.wire import HttpDoor
@@ -56,6 +58,16 @@ class TestAsking:
 
     def test_a_late_answer_is_none(self, server: Server) -> None:
         assert asking(1.5).ask(server.door, 0.5) == "sleeper has not answered a test request for 0.5 s"
+
+    def test_a_late_answer_is_forgiven_while_the_model_answers_others(self, server: Server) -> None:
+        late = asking(1.5)
+        canary = StageCanary(late.model, late.body)
+        with ThreadPoolExecutor(2) as others:
+            for _ in range(2):
+                others.submit(asking(0.4).ask, server.door, 10.0)
+            time.sleep(0.1)  # they are in the queue
+            assert canary.ask(server.door, 1.0) is None
+        assert canary.ask(server.door, 0.5) == "sleeper has not answered a test request for 0.5 s"
 
     def test_stubs_are_listed_by_model(self, server: Server) -> None:
         assert [len(pids) for pids in server.stubs().values()] == [1]

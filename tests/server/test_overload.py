@@ -77,8 +77,8 @@ class Caller:
 
         async def place() -> None:
             while time.monotonic() - began < seconds:
-                await self.ask()
-                next(done)
+                if (await self.ask()).refusal is None:
+                    next(done)
 
         await asyncio.gather(*(place() for _ in range(HELD)))
         return next(done) / (time.monotonic() - began)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_checkpoint import CHECKPOINT
 
-from songstarter.errors import PortInUse
+from songstarter.errors import PortInUse, ServerError
 from songstarter.server.backends import Installation
 from songstarter.server.launch import Launch, Ports, Tracing
 
@@ -48,6 +48,14 @@ def test_triton_has_threads_for_a_call_and_an_answer_of_every_request(launch: La
     config.parent.mkdir(parents=True)
     config.write_text('parameters { key: "max_requests" value { string_value: "64" } }')
     assert "--backend-config=python,thread-pool-size=144" in launch.command
+
+
+def test_a_configuration_that_does_not_say_how_many_requests_is_refused(launch: Launch) -> None:
+    config = launch.repository / "songstarter" / "config.pbtxt"
+    config.parent.mkdir(parents=True)
+    config.write_text('backend: "python"')
+    with pytest.raises(ServerError, match="does not say how many requests"):
+        _ = launch.command
 
 
 def test_the_repository_says_how_many_requests_its_public_models_hold(launch: Launch) -> None:

@@ -245,3 +245,17 @@ def test_a_line_is_one_short_line_whatever_the_id_holds(capfd: pytest.CaptureFix
     line = json.loads(text)
     assert line["seconds"] == 0.3333
     assert "field" not in line
+
+
+def test_who_is_answered_may_ask_again_at_once(face: SmallFace) -> None:
+    desk = RequestDesk(face, limit=1, cancel=print)  # type: ignore[arg-type]
+    second = KeepingReply()
+
+    class AskingAgain(KeepingReply):
+        def end(self, error: Exception | None = None) -> None:
+            super().end(error)
+            desk.accept(dict, second)
+
+    desk.accept(dict, AskingAgain())
+    assert not isinstance(second.get(), Exception)
+    desk.close()

@@ -6,6 +6,7 @@ import base64
 import io
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -162,6 +163,33 @@ def test_a_stream_that_is_closed_stops_its_takes(face: StreamFace, stages: Local
     assert isinstance(visit.stopped, SongstarterError)
     assert not [thread for thread in threading.enumerate() if thread not in before]
     messages(face, **ASKED | {"duration": 0.1})  # the slots are free, or this would wait
+
+
+def test_a_stream_that_is_closed_while_its_takes_wait_is_stopped_at_once(
+    embedded_repository: Path, stages: LocalStages
+) -> None:
+    visit = Visit("test")
+
+    class Queued(LocalStages):
+        """Sends nothing until the visit is stopped, at which the watch would have its order cancelled."""
+
+        def __init__(self) -> None:
+            pass
+
+        def run(self, model: str, inputs: Tensors) -> Tensors:
+            return stages.run(model, inputs)
+
+        def decode(self, inputs: Tensors) -> Generator[Tensors, None, None]:
+            waits_until = time.monotonic() + 10
+            while not visit.stopped and time.monotonic() < waits_until:
+                time.sleep(0.01)
+            yield from ()
+
+    answers = StreamFace(embedded_repository, Queued()).answer(dict(ASKED), visit)
+    next(answers)
+    began = time.monotonic()
+    answers.close()
+    assert time.monotonic() - began < 3
 
 
 def test_a_decoder_that_ends_too_soon_is_an_error(embedded_repository: Path, stages: LocalStages) -> None:

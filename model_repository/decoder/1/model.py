@@ -15,14 +15,16 @@ from songstarter.faces.order_reply import OrderReply
 from songstarter.faces.triton import settings_of
 from songstarter.publisher import Publisher
 
+SETTINGS = ("slots", "max_waiting", "fewest_slots", "threads")
+
 
 class TritonPythonModel:
     """Decoupled: one response for each chunk of each take. Sending has a thread of its own, since every call into
     Triton costs a good part of a decode step."""
 
     def initialize(self, args):
-        settings = {name: int(value) for name, value in settings_of(args).items()}
         try:
+            settings = {name: int(value) for name, value in settings_of(args, SETTINGS).items()}
             self._desk = OrderDesk(Path(args["model_repository"]).parent, **settings)
         except SongstarterError as error:
             raise pb_utils.TritonModelException(str(error)) from error
