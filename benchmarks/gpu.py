@@ -73,6 +73,7 @@ class Findings:
     parities: list[Parity] = field(default_factory=list)
     traffic: dict[str, Traffic] = field(default_factory=dict)
     positions: int = 0
+    questions: list[Question] = field(default_factory=list)
     measurements: Measurements = field(default_factory=Measurements)
     failures: list[str] = field(default_factory=list)
 
@@ -95,35 +96,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if lacking := gpu_device.lacking(parsed.device):
         raise SystemExit(lacking)
+
+    def keep(found: dict[str, Any]) -> None:
+        if parsed.json:
+            parsed.json.write_text(json.dumps(found) + "\n")
+
     with tempfile.TemporaryDirectory(dir=parsed.folder, prefix="songstarter-gpu-") as folder:
-        found = run(_plan(parsed, Path(folder)))
-    text = json.dumps(found)
-    if parsed.json:
-        parsed.json.write_text(text + "\n")
-    print(text)
+        found = run(_plan(parsed, Path(folder)), keep)
+    print(json.dumps(found))
     return 0 if found["parity_holds"] else 1
 
 
-def run(plan: Plan) -> dict[str, Any]:
-    """Compare, predict, measure, print; the document."""
+def run(plan: Plan, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Compare, predict, measure, print; the document. After each part ``keep`` gets it as far as it goes."""
     facts, bandwidth = gpu_device.facts(plan.device), gpu_device.bandwidth(plan.device)
     print(f"{facts.get('gpu', facts['cpu'])}, copies at {bandwidth / 1e9:.0f} GB/s", flush=True)
     findings = Findings()
+
+    def part(what: str, work: Callable[[], object]) -> None:
+        findings.attempt(what, work)
+        keep(_document(plan, findings, facts, bandwidth))
+
     if plan.check is not plan.size:
         small = make_model(plan.check, plan.device)
-        findings.attempt("the small model", lambda: _compare_with_torch(plan, plan.check, small, findings))
+        part("the small model", lambda: _compare_with_torch(plan, plan.check, small, findings))
     loaded = make_model(plan.size, plan.device)
-    findings.attempt("the whole model", lambda: _compare_with_torch(plan, plan.size, loaded, findings))
+    part("the whole model", lambda: _compare_with_torch(plan, plan.size, loaded, findings))
     gpu_device.give_back(plan.device)
-    questions = _questions(plan, findings)
+    findings.questions = questions = _questions(plan, findings)
     print(f"{plan.size.name}, predicted:\n{prediction(questions, findings.traffic, bandwidth)}", flush=True)
     for precision in findings.traffic:
-        findings.attempt(f"ours in {precision}", partial(_measure_ours, plan, precision, questions, findings))
+        part(f"ours in {precision}", partial(_measure_ours, plan, precision, questions, findings))
     for variant in plan.peers:
         for songs in plan.songs:
             work = partial(_measure_peer, plan, loaded, variant, songs, findings)
-            findings.attempt(f"transformers {variant} at {songs} songs", work)
-    return _conclude(plan, questions, findings, facts, bandwidth)
+            part(f"transformers {variant} at {songs} songs", work)
+    _tell(plan, findings)
+    return _document(plan, findings, facts, bandwidth)
 
 
 def _compare_with_torch(plan: Plan, size: Size, loaded: Loaded, findings: Findings) -> None:
@@ -205,34 +214,42 @@ def _measure_peer(plan: Plan, loaded: Loaded, variant: str, songs: int, findings
                 findings.measurements.add_peer(songs, variant, seconds)
 
 
-def _conclude(
-    plan: Plan, questions: Sequence[Question], findings: Findings, facts: dict[str, Any], bandwidth: float
-) -> dict[str, Any]:
-    """The table, the verdict, the document."""
+def _cases(plan: Plan, findings: Findings) -> list[Case]:
     quality = {parity.precision: parity.quality for parity in findings.parities if parity.size == plan.size.name}
     measured = findings.measurements
-    cases = [
+    return [
         measured.case(question, findings.traffic[question.precision], quality.get(question.precision))
-        for question in questions
+        for question in findings.questions
         if (question.songs, question.precision) in measured.ours
     ]
+
+
+def _parity_holds(plan: Plan, findings: Findings) -> bool:
     expected = len(plan.precisions) * (1 if plan.check is plan.size else 2)
-    holds = len(findings.parities) == expected and all(parity.holds for parity in findings.parities)
+    return len(findings.parities) == expected and all(parity.holds for parity in findings.parities)
+
+
+def _tell(plan: Plan, findings: Findings) -> None:
+    """The table and the verdict."""
+    cases = _cases(plan, findings)
     print(f"measured:\n{table(cases)}" if cases else "nothing was measured")
     print("\n".join([*map(str, findings.parities), *verdicts(cases), *(f"failed: {f}" for f in findings.failures)]))
-    verdict = "holds" if holds else "DOES NOT HOLD"
+    verdict = "holds" if _parity_holds(plan, findings) else "DOES NOT HOLD"
     print(f"verdict: parity {verdict}; {len(cases)} cases measured, {len(findings.failures)} failures")
+
+
+def _document(plan: Plan, findings: Findings, facts: dict[str, Any], bandwidth: float) -> dict[str, Any]:
     return document(
-        cases,
+        _cases(plan, findings),
         size=asdict(plan.size),
         device=plan.device,
         machine=facts,
-        parity_holds=holds,
+        parity_holds=_parity_holds(plan, findings),
         parities=[asdict(parity) | {"holds": parity.holds} for parity in findings.parities],
         bandwidth_gb_per_second={"copy": bandwidth / 1e9},
         steps=plan.steps,
         rounds=1,
-        samples=samples(measured),
+        samples=samples(findings.measurements),
         failures=findings.failures,
     )
 

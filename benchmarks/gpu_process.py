@@ -16,6 +16,8 @@ from typing import Any
 
 from benchmarks.machine import ROOT
 
+LAST_WORDS = 6  # lines: a library that is missing is named some lines before the error that it leads to
+
 
 class SideFailed(Exception):
     """The process ended before its time; the message says how."""
@@ -49,18 +51,24 @@ def run_side(arguments: Sequence[str | Path], budget: Budget) -> Iterator[dict[s
         alarm = threading.Timer(budget.left, process.kill)
         alarm.start()
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                yield json.loads(line)
-        code = process.wait()
-        alarm.cancel()
+        try:
+            for line in process.stdout:
+                if line.startswith("{"):
+                    yield json.loads(line)
+            code = process.wait()
+        finally:
+            alarm.cancel()
+            process.kill()
+            process.wait()
         if code:
             complaints.seek(0)
-            raise SideFailed(_in_words(code, complaints.read().strip().splitlines(), budget))
+            said = complaints.read().strip()
+            print(said, file=sys.stderr, flush=True)
+            raise SideFailed(_in_words(code, said.splitlines(), budget))
 
 
 def _in_words(code: int, complaints: list[str], budget: Budget) -> str:
     if budget.left <= 0:
         return "ended, because the time was spent"
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"ended with {how}: {complaints[-1] if complaints else 'it said nothing'}"
+    return f"ended with {how}: {' | '.join(complaints[-LAST_WORDS:]) if complaints else 'it said nothing'}"

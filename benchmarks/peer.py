@@ -124,6 +124,7 @@ class PeerDecode:
         torch.set_num_threads(threads)
 
     def __enter__(self) -> Self:
+        torch._dynamo.reset()  # or, past its limit of compiled versions, it would go on uncompiled and say nothing
         model = self._loaded.model
         self._chroma_length, model.config.chroma_length = model.config.chroma_length, SHORT_MELODY
         model.decoder.set_attn_implementation(self._variant.attention)

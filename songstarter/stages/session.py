@@ -24,6 +24,7 @@ OPTIONS: dict[Device, dict[str, str]] = {
     "cuda": {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0", "sdpa_kernel": "3"},
 }
 CAPTURING: dict[Device, dict[str, str]] = {"cpu": {}, "cuda": {"enable_cuda_graph": "1"}}
+CUDA_LIBRARIES = Path("nvidia", "cu13", "lib")  # of pip's packages
 NOT_CAPTURED = -1  # a run's graph id: nothing is captured and nothing replayed
 
 
@@ -112,7 +113,7 @@ class Session:
         if provider not in self._session.get_providers():
             raise CheckpointError(
                 f"{path.name} was exported for {device}, which onnxruntime cannot start here: is there a GPU, "
-                "its driver, and the CUDA 13 and cuDNN 9 that onnxruntime-gpu needs?"
+                "its driver, and the cudart, cuBLAS and cuRAND of CUDA 13 that onnxruntime-gpu needs?"
             )
         self._device = device
         self._input_names = frozenset(self.inputs)
@@ -194,9 +195,15 @@ def _open(path: Path, threads: int, spins: bool, provider: str, options: dict[st
 
 
 def _find_libraries() -> None:
-    """Load CUDA's libraries where pip puts them; what onnxruntime says of it must not be taken for an output."""
+    """Load CUDA's libraries where pip puts them; what onnxruntime says of it must not be taken for an output.
+
+    By itself onnxruntime looks beside itself alone, and packages may lie in several places.
+    """
+    places = (Path(place, CUDA_LIBRARIES).resolve() for place in sys.path)
     with contextlib.redirect_stdout(sys.stderr):
         ort.preload_dlls()
+        for folder in filter(Path.is_dir, places):
+            ort.preload_dlls(directory=str(folder))
 
 
 def _run_options(graph_id: int) -> ort.RunOptions:
