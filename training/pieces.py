@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from transformers.audio_utils import chroma_filter_bank
 
 from export.melody_encoder import HOP, POINTS
 from songstarter.delay_pattern import DelayPattern
+from songstarter.digests import digest
 from training.composer import compose
 from training.rendering import lead, looped, render
 from training.synthesiser import RATE, SAMPLES_PER_FRAME
@@ -86,9 +88,13 @@ def _make_share(seeds: Sequence[int], codec_folder: Path) -> list[Piece]:
     return [make_piece(seed, codec, tokenizer) for seed in seeds]
 
 
-def kept_pieces(path: Path, seeds: Sequence[int], codec_folder: Path, processes: int) -> list[Piece]:
-    """The pieces as they were made before, or newly made and kept at ``path``."""
-    if not path.exists():
-        path.write_bytes(pickle.dumps(make_pieces(seeds, codec_folder, processes)))
-    pieces: list[Piece] = pickle.loads(path.read_bytes())
+def kept_pieces(path: Path, seeds: range, codec_folder: Path, processes: int) -> list[Piece]:
+    """The pieces of just these seeds and this codec, made before and kept at ``path``, or made and kept now."""
+    origin = (seeds, digest(codec_folder / "model.safetensors"))
+    if path.exists():
+        made_of, pieces = pickle.loads(path.read_bytes())
+        if made_of == origin:
+            return cast(list[Piece], pieces)
+    pieces = make_pieces(seeds, codec_folder, processes)
+    path.write_bytes(pickle.dumps((origin, pieces)))
     return pieces
