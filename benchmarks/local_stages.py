@@ -12,7 +12,28 @@ from songstarter.engine.order import OrderDesk, Response, outputs
 from songstarter.faces.stages import Tensors
 from songstarter.stages.session import Session
 
+COUNT = re.compile(r"instance_group \[ \{ kind: \w+ count: (\d+) \} \]")
 PARAMETER = re.compile(r'parameters \{ key: "(\w+)" value \{ string_value: "(\d+)" \} \}')
+
+
+class Instances:
+    """A stage model's instances: so many runs at once, of so many threads each, as its configuration says."""
+
+    def __init__(self, session: Session, count: int) -> None:
+        self._session = session
+        self._free = threading.BoundedSemaphore(count)
+
+    @classmethod
+    def of(cls, folder: Path) -> Instances:
+        config = (folder / "config.pbtxt").read_text()
+        threads = int(dict(PARAMETER.findall(config))["intra_op_thread_count"])
+        count = COUNT.search(config)
+        assert count is not None
+        return cls(Session(folder / "1" / "model.onnx", threads=threads, spins=False), int(count[1]))
+
+    def run(self, inputs: Tensors) -> Tensors:
+        with self._free:
+            return self._session.run(inputs)
 
 
 class LocalStages:
@@ -20,8 +41,8 @@ class LocalStages:
 
     def __init__(self, repository: Path, *, slots: int = 4, max_waiting: int = 64, threads: int = 0) -> None:
         self._repository = repository
-        self._sessions: dict[str, Session] = {}
-        self._one_at_a_time = threading.Lock()  # as an instance of a model in Triton
+        self._instances: dict[str, Instances] = {}
+        self._opening = threading.Lock()
         self._desk = OrderDesk(repository, slots=slots, max_waiting=max_waiting, threads=threads)
         self.calls: list[str] = []
 
@@ -39,11 +60,11 @@ class LocalStages:
         self._desk.close()
 
     def run(self, model: str, inputs: Tensors) -> Tensors:
-        with self._one_at_a_time:
-            self.calls.append(model)
-            if model not in self._sessions:
-                self._sessions[model] = Session(self._repository / model / "1" / "model.onnx", spins=False)
-            return self._sessions[model].run(inputs)
+        self.calls.append(model)
+        with self._opening:
+            if model not in self._instances:
+                self._instances[model] = Instances.of(self._repository / model)
+        return self._instances[model].run(inputs)
 
     def decode(self, inputs: Tensors) -> Generator[Tensors, None, None]:
         responses: queue.SimpleQueue[Response] = queue.SimpleQueue()

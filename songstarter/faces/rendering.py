@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
+import numpy as np
 
 from songstarter.array import Array
 from songstarter.audio_file import data_uri, encode
 from songstarter.checkpoint import Checkpoint
 from songstarter.chunks import SongDecoder
 from songstarter.contract import CODEC_DECODER
-from songstarter.faces.stages import Stages
+from songstarter.faces.stages import Stages, Tensors
 from songstarter.loudness import normalize
 from songstarter.request import Request
 from songstarter.waveform import Waveform
@@ -35,10 +38,21 @@ class Renderer:
 
     def song(self, frames: int) -> SongDecoder:
         """A song of so many frames, to be decoded as its codes come."""
-        run = partial(self._stages.run, CODEC_DECODER)
-        return SongDecoder(run, self._checkpoint.codec, channels=self._checkpoint.channels, frames=frames)
+        facts = self._checkpoint
+        return SongDecoder(self._decode, facts.codec, channels=facts.channels, frames=frames)
 
     def by_channel(self, frames: Array) -> Array:
         """[codebook, frame] -> [channel, codec codebook, frame]."""
         codes: Array = frames.reshape(-1, self._checkpoint.channels, frames.shape[1]).transpose(1, 0, 2)
         return codes
+
+    def _decode(self, inputs: Tensors) -> Tensors:
+        """A run of the codec for each channel, all under way at once: every instance of it that is free takes one."""
+        count = self._checkpoint.channels
+        with ThreadPoolExecutor(count) as pool:
+            calls = [
+                pool.submit(copy_context().run, self._stages.run, CODEC_DECODER, one)
+                for one in ({name: rows[[channel]] for name, rows in inputs.items()} for channel in range(count))
+            ]
+        answers = [call.result() for call in calls]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}

@@ -140,7 +140,8 @@ class Launch:
 
     @property
     def threads(self) -> int:
-        """Enough for a call and an answer of every request that a public model may hold."""
+        """Enough for every request that a public model may hold: one for an order or an answer, or one for each of two
+        channels in the codec."""
         configs = (self.repository / model / "config.pbtxt" for model in (PUBLIC_MODEL, STREAM_MODEL))
         held = [_max_requests(config) for config in configs if config.is_file()]
         return max([LEAST_THREADS, *(2 * requests + SPARE_THREADS for requests in held)])
