@@ -52,4 +52,4 @@ HEALTHCHECK --interval=30s --timeout=60s --start-period=15m --retries=3 \
     CMD ["/opt/songstarter/bin/python", "/opt/songstarter/probe.py", "--every-model"]
 ENTRYPOINT ["/opt/songstarter/bin/songstarter"]
 # Reachable from outside its container, and so it wants a key: --env SONGSTARTER_KEY, or --without-key.
-CMD ["serve", "--repository=/models", "--run-directory=/run/songstarter", "--host=0.0.0.0"]
+CMD ["serve", "--repository=/models", "--run-directory=/run/songstarter", "--host=0.0.0.0", "--verbose"]

@@ -55,7 +55,7 @@ def text_stereo_checkpoint() -> Loaded:
 @pytest.fixture(scope="session")
 def embedded_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded checkpoint, exported as `make export` does."""
-    return export_into(tmp_path_factory.mktemp("embedded") / "model_repository", "embedded")
+    return export_into(tmp_path_factory.mktemp("embedded") / "model_repository", "embedded", "int8_kv8")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from songstarter.errors import TakeFailed, Unavailable
 class EngineService:
     """Runs steps while takes play or wait, and sleeps otherwise.
 
-    Outcomes are delivered on the engine's thread: a take's ``on_end`` must only hand them on.
+    Outcomes are delivered on the engine's thread: whom a take tells of them must only hand them on.
     """
 
     def __init__(self, engine: Engine) -> None:

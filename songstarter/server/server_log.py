@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -21,8 +24,11 @@ FAILURES = (
 )
 
 
+LARGEST = 64 * 2**20  # bytes; a request's line has some two hundred
+
+
 class ServerLog:
-    """The log file of one server; that of the one before is kept beside it."""
+    """The log file of one server; what went before, of this server or the last one, is kept beside it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,8 +37,20 @@ class ServerLog:
         """An empty log, to be written by a server that starts now."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            self.path.replace(self.path.with_suffix(".previous.log"))
-        return self.path.open("wb")
+            self.path.replace(self.previous)
+        return self.path.open("ab")  # who appends goes on at the beginning when the file is emptied
+
+    @property
+    def previous(self) -> Path:
+        return self.path.with_suffix(".previous.log")
+
+    def keep_small(self, largest: int = LARGEST) -> None:
+        """Begin anew when the file has grown too large; a line that is written this moment may be lost."""
+        with contextlib.suppress(OSError):  # there may be no room for a copy, and there will be after this
+            if self.path.stat().st_size <= largest:
+                return
+            shutil.copyfile(self.path, self.previous)
+        os.truncate(self.path, 0)
 
     def lines(self) -> list[str]:
         return self.path.read_text(errors="replace").splitlines()
@@ -77,6 +95,8 @@ class Echo(threading.Thread):
         with self._log.path.open(errors="replace") as log:
             while not self._ended.wait(0.2):
                 sys.stderr.write(log.read())
+                if os.fstat(log.fileno()).st_size < log.tell():  # it was emptied
+                    log.seek(0)
             sys.stderr.write(log.read())
 
     def stop(self) -> None:

@@ -126,6 +126,7 @@ class Supervisor:
             while not self._stop.asked.wait(LOOK):
                 if failure := dead_process(server, stubs) or canaries.failure:
                     return failure
+                server.log.keep_small()
             return None
         finally:
             canaries.stop()
