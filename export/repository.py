@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from songstarter.shipped import shipped
 VERSION = "1"
 SKELETON = shipped("model_repository")  # what Triton reads beside the graphs
 CONFIG, CODE = "config.pbtxt", "model.py"
+TENSOR = re.compile(r'\bname:\s*"(\w+)"')
 
 
 def graph_folder(repository: Path, model: str) -> Path:
@@ -42,7 +44,14 @@ class Staging:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def install(self, models: Iterable[str]) -> None:
-        """Move every file into place, the manifest last: half an export is never taken for a whole one."""
+        """Move every file into place, the manifest last: half an export is never taken for a whole one.
+
+        Raises:
+            CheckpointError: a configuration that stands there has other tensors than its model's code has now.
+        """
+        models = tuple(models)
+        for model in models:
+            self._check_kept(self._into / model / CONFIG, SKELETON / model / CONFIG)
         self._remove_previous()
         for model in models:
             self._copy_skeleton(model)
@@ -59,6 +68,17 @@ class Staging:
             files = {}
         for file in (MANIFEST, *files):
             (self._into / file).unlink(missing_ok=True)
+
+    @staticmethod
+    def _check_kept(kept: Path, ours: Path) -> None:
+        if not kept.exists():
+            return
+        found, expected = (set(TENSOR.findall(path.read_text())) for path in (kept, ours))
+        if found != expected:
+            differing = ", ".join(sorted(found ^ expected))
+            raise CheckpointError(
+                f"{kept} is of another version (it differs in {differing}): put it aside, export again"
+            )
 
     def _copy_skeleton(self, model: str) -> None:
         """Bring a model's configuration, unless the operator has one, and its code; they may stand already."""

@@ -97,11 +97,21 @@ def test_exporting_again_writes_the_same_files_and_leaves_an_operator_s_own_conf
     repository: Path, embedded_repository: Path
 ) -> None:
     own = repository / "codec_decoder" / "config.pbtxt"
-    own.write_text("# mine\n")
-    export(Export("embedded"), repository, quiet)
-    assert own.read_text() == "# mine\n"
-    own.write_text((embedded_repository / "codec_decoder" / "config.pbtxt").read_text())
+    shipped = own.read_text()
+    own.write_text(mine := shipped.replace("max_batch_size: 4", "max_batch_size: 2"))
+    export(Export("embedded", "int8_kv8"), repository, quiet)
+    assert own.read_text() == mine
+    own.write_text(shipped)
     assert files_of(repository) == files_of(embedded_repository)
+
+
+def test_a_configuration_of_another_version_is_not_kept_beside_new_code(repository: Path) -> None:
+    own = repository / "codec_decoder" / "config.pbtxt"
+    own.write_text(own.read_text().replace('"kept"', '"carried"'))
+    before = files_of(repository)
+    with pytest.raises(CheckpointError, match=r"differs in carried, kept\): put it aside"):
+        export(Export("embedded", "int8_kv8"), repository, quiet)
+    assert files_of(repository) == before
 
 
 def test_another_family_takes_the_place_of_the_first(repository: Path, text_folder: Path) -> None:
