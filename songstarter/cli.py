@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return named[0].load().run(parsed)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
+        if missing in OWN and error.name == missing:
+            return refuse(f"{named[0].name} is not part of this installation: install songstarter from its source")
         if missing in OWN:
             raise
         return refuse(f"{named[0].name} needs {missing}, not installed here: pip install '{named[0].install}'")

@@ -160,6 +160,8 @@ def _generate(args: argparse.Namespace) -> None:
 def _whole(client: Client, args: argparse.Namespace, given: Mapping[str, Any]) -> tuple[list[Path], Song]:
     if CHUNK_SECONDS.name in given:
         raise InvalidRequest(_flag(CHUNK_SECONDS), given[CHUNK_SECONDS.name], "nothing without --stream")
+    if args.out == STDOUT:
+        raise InvalidRequest("-o", Description("-"), "a folder without --stream")
     args.out.mkdir(parents=True, exist_ok=True)  # before the wait, so that a bad folder costs no song
     song = client.generate(args.prompt, **cast(Fields, given))
     return song.save(args.out), song

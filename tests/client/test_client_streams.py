@@ -164,6 +164,7 @@ def test_the_wrong_port_is_named(triton: Addresses) -> None:
     ("arguments", "said"),
     [
         (["--chunk-seconds", "1"], "--chunk-seconds: found 1, allowed is nothing without --stream"),
+        (["-o", "-"], "-o: found -, allowed is a folder without --stream"),
         (["--stream", "-o", "-", "--num-outputs", "2"], "num_outputs: found 2, allowed is 1, or -o with the name"),
         (["--stream", "-o", "-", "--json"], "--json: found -o -, allowed is a file or a folder"),
     ],

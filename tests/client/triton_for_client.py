@@ -65,7 +65,8 @@ def _config(fields: Sequence[contract.Field], outputs: Sequence[contract.Tensor]
     sides = [",\n".join(map(_tensor, side)) for side in ([field.tensor for field in fields], outputs)]
     return (
         f'backend: "python"\nmax_batch_size: 0\ninput [\n{sides[0]}\n]\noutput [\n{sides[1]}\n]\n'
-        f"instance_group [ {{ kind: KIND_CPU count: 1 }} ]\n{more}"
+        "instance_group [ { kind: KIND_CPU count: 1 } ]\n"
+        f'parameters {{ key: "max_requests" value {{ string_value: "64" }} }}\n{more}'
     )
 
 

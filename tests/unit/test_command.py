@@ -59,3 +59,14 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:
     )
     assert ran.returncode == 1
     assert ran.stderr == "songstarter: export needs torch, not installed here: pip install 'songstarter[export]'\n"
+
+
+def test_a_command_that_was_left_out_says_so(tmp_path: Path) -> None:
+    (tmp_path / "songstarter").symlink_to(ROOT / "songstarter")  # as in the images, which have no benchmarks
+    (tmp_path / "client").symlink_to(ROOT / "client")
+    probe = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()];"
+    probe += f"sys.path[:] = [p for p in sys.path if p not in ('', {str(ROOT)!r})] + [{str(tmp_path)!r}];"
+    probe += "from songstarter.cli import main; raise SystemExit(main(['bench']))"
+    ran = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+    assert "bench is not part of this installation" in ran.stderr
