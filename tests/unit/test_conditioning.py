@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -184,3 +188,30 @@ def test_the_null_melody_is_encoded_once() -> None:
     one.condition(request())
     one.condition(request())
     assert [model for model, _ in stages.asked] == [MELODY_ENCODER]
+
+
+@pytest.mark.parametrize("continuation", [False, True])
+def test_many_long_files_at_once_cost_the_memory_of_two(continuation: bool) -> None:
+    class Slow(Stages):
+        def run(self, model: str, inputs: Tensors) -> Tensors:
+            time.sleep(0.5)
+            return super().run(model, inputs)
+
+    made = conditioner(Slow())
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((60 * 48_000, 2), np.float32), 48_000, format="FLAC")
+    fields = {"input_audio": file.getvalue(), "continuation": continuation, "continuation_end": 0.5, "duration": 8.0}
+    condition = partial(made.condition, request(**fields))
+    condition()
+    tracemalloc.start()
+    try:
+        condition()
+        _, one = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda _: condition(), range(8)))
+        _, eight = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert one > 20 * 2**20  # the file's samples are counted
+    assert eight < 3 * one
