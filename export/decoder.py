@@ -27,10 +27,9 @@ from export.linear import FORMS, Form
 from export.memory_form import MemoryForm
 from export.sampler import write_sampler
 from songstarter.errors import CheckpointError
+from songstarter.stages.decoder import CROSS_GRAPH, GRAPH
 from songstarter.stages.runtime import CROSS_PREFIX
 
-DECODER_FILE = "decoder.onnx"
-CROSS_FILE = "cross_attention.onnx"
 EPSILON = 1e-5
 
 State = dict[str, torch.Tensor]
@@ -82,13 +81,13 @@ def form_of(precision: str, device: str) -> Form:
 def write_decoder(model: torch.nn.Module, shape: Shape, form: Form, folder: Path) -> list[Path]:
     """Write the decoder's graphs into ``folder`` and return their paths."""
     state = model.state_dict()
-    paths = [folder / DECODER_FILE]
+    paths = [folder / GRAPH.name]
     with Graph(paths[0]) as graph:
         _DecoderGraph(graph, shape, form, state, form.keeping.of(model)).write()
         if form.samples:
             write_sampler(graph, codebooks=shape.codebooks, vocabulary=shape.vocabulary)
     if shape.attends_to_text:
-        paths.append(folder / CROSS_FILE)
+        paths.append(folder / CROSS_GRAPH.name)
         with Graph(paths[-1]) as graph:
             _write_cross_attention(graph, shape, state)
     if form.samples:

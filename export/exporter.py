@@ -27,8 +27,7 @@ from songstarter.contract import (
     TEXT_ENCODER,
 )
 from songstarter.digests import digest
-
-TOKENIZER_FILE = "tokenizer.json"
+from songstarter.faces.conditioning import TOKENIZER
 
 Step = Callable[[str], AbstractContextManager[None]]  # told what begins; left when it is done
 WriteGraph = Callable[[Loaded, Path], list[Check]]
@@ -92,4 +91,4 @@ def _write_tokenizer(loaded: Loaded, folder: Path) -> None:
     core.no_padding()
     core.no_truncation()
     folder.mkdir(parents=True, exist_ok=True)
-    core.save(str(folder / TOKENIZER_FILE))
+    core.save(str(folder / TOKENIZER.name))

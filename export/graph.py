@@ -17,10 +17,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from songstarter.stages.graph_weights import INDEX_SUFFIX
+
 OPSET = 18
 IR_VERSION = 9
 MICROSOFT = "com.microsoft"
-INDEX_SUFFIX = ".weights.json"
 PAGE = 4096  # onnxruntime maps weights that start on a page
 
 Shape = Sequence[int | str]

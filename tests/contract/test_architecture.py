@@ -17,7 +17,7 @@ DOORWAYS: dict[str, tuple[str, ...]] = {
     "onnx": ("export/",),
     "torchaudio": (),
     "encodec": (),
-    "onnxruntime": ("songstarter/stages/session.py", "backends/onnxruntime/", "export/verify.py"),
+    "onnxruntime": ("songstarter/stages/session.py", "backends/onnxruntime/"),
     "triton_python_backend_utils": ("model_repository/", "backends/onnxruntime/"),
     "tritonclient": ("client/songstarter_client/",),
     "grpc": ("client/songstarter_client/over_grpc.py",),
