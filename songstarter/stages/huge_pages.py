@@ -17,10 +17,12 @@ HUGE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux has it
 
 
 def zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> Array:
-    """As ``np.zeros``; small blocks, and those where there are no huge pages, lie on ordinary ones."""
+    """As ``np.zeros``, but that the memory is really there: a machine that has too little of it says so now, and not
+    when the first long songs play. Small blocks, and those where there are no huge pages, lie on ordinary ones."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = mmap.mmap(-1, max(size, 1))
     if HUGE is not None:
         memory.madvise(HUGE)
     block: Array = np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
+    block.fill(0)
     return block

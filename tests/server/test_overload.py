@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 SLOTS = 4
 HELD = 12  # requests under way: four play, eight wait
-SONG = {"prompt": "drone", "duration": 3.0, "num_outputs": 1, "seed": 1}
+SONG = {"prompt": "drone", "duration": 8.0, "num_outputs": 1, "seed": 1}
 SECONDS = 60
 TIMES = 10  # the load, as a multiple of what can be done
 URGENT_EVERY = 10  # one request in so many comes with priority 1
