@@ -20,7 +20,7 @@ from training.tokenizer import make_tokenizer
 from training.windows import PATTERN, Batch, Windows
 
 SONGS, HELD_OUT = range(6_000), range(1_000_000, 1_000_048)
-STEPS, WARM_UP = 5_000, 150
+STEPS, WARM_UP = 4_500, 150
 MATRIX_RATE, OTHER_RATE, LEAST = 3e-3, 2e-3, 0.01  # of learning, and the share of it that is left at the end
 DECAY = 0.03
 CODEBOOK_WEIGHTS = torch.tensor((1.6, 1.0, 0.8, 0.6))  # what is heard most counts most
