@@ -144,7 +144,7 @@ class Server:
             self._launch()
         except OSError as error:
             self.kill()
-            place = error.filename or self.run_directory
+            place = error.filename2 or error.filename or self.run_directory  # of a copy its target
             raise ServerError(f"the server cannot be launched: {place}: {error.strerror}") from error
         try:
             ready = self._wait_until_ready(stop or threading.Event())
