@@ -50,7 +50,7 @@ Prices are examples, not offers: {_prices(page.machines)} USD per hour.
 {page.model}, songs of {wish.take_seconds} s, as many at once as the decoder's configuration has slots or as fit.
 "Machines" is how many {wish.requests_per_hour:g} requests per hour of {wish.variations} songs each take
 with {wish.utilisation:.0%} of slots in use.
-Of these precisions a GPU plays fp16 so far; fp16_kv8, 8-bit keys and values, shows what they would bring.
+fp16_kv8 keeps keys and values in 8 bits.
 
 {_typical(page)}
 
