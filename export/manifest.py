@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.checkpoints import Loaded
 from export.codec_decoder import memory_of
-from export.melody_encoder import samples_of
+from export.melody_encoder import BLOCK, samples_of
 from songstarter.checkpoint import Checkpoint, Codec, Decoder, Device, Melody, Precision, Text
 from songstarter.contract import (
     CODEC_DECODER,
@@ -65,7 +65,7 @@ def _melody(loaded: Loaded) -> Melody | None:
     if loaded.family != "melody":
         return None
     frames = loaded.model.config.chroma_length
-    return Melody(frames=frames, samples=samples_of(frames))
+    return Melody(frames=frames, samples=samples_of(frames), block_samples=BLOCK)
 
 
 def _decoder(loaded: Loaded, melody: Melody | None, precision: Precision, device: Device) -> Decoder:

@@ -16,6 +16,7 @@ from songstarter.contract import MELODY_ENCODER, MELODY_ENCODER_INPUTS, MELODY_E
 
 POINTS = 16_384  # samples of a spectrum
 HOP = 4_096  # samples from one to the next
+BLOCK = 32 * HOP  # samples, four seconds: a short melody needs the spectra of as many as it fills
 TOLERANCE = 1e-4
 
 
@@ -48,10 +49,11 @@ class MelodyEncoder(nn.Module):
         self.table = nn.Buffer((projection.weight.T + projection.bias).detach().contiguous())
 
     def forward(self, waveform: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-        """[batch, sample] and [batch, 1] -> [batch, chroma frame, hidden]."""
+        """[batch, sample], a multiple of HOP of them, and [batch, 1] -> [batch, chroma frame, hidden]."""
         hops = self._mirrored(waveform, samples).unflatten(1, (-1, HOP))
         overlap = POINTS // HOP
-        frames = torch.cat([hops[:, start : start + self.frames] for start in range(overlap)], dim=2)
+        spectra = waveform.shape[1] // HOP + 1
+        frames = torch.cat([hops[:, start : start + spectra] for start in range(overlap)], dim=2)
         loudest = (self.spectrum(frames) @ self.filters).argmax(2)
         real = samples.clamp(min=POINTS).div(HOP, rounding_mode="trunc") + 1
         return nn.functional.embedding(loudest.gather(1, torch.arange(self.frames) % real), self.table)
@@ -60,7 +62,7 @@ class MelodyEncoder(nn.Module):
         """The row with half a spectrum in front and behind; a row shorter than a spectrum stands in its middle."""
         length = samples.clamp(min=POINTS)
         shift = (length - samples).div(2, rounding_mode="trunc")
-        places = torch.arange(-POINTS // 2, samples_of(self.frames)).abs()
+        places = torch.arange(-POINTS // 2, waveform.shape[1] + POINTS // 2).abs()
         places = places.minimum(2 * (length - 1) - places) - shift
         inside = (places >= 0) & (places < samples)
         return waveform.gather(1, places.clamp(0, waveform.shape[1] - 1)) * inside.to(waveform.dtype)
@@ -76,11 +78,12 @@ def export_melody_encoder(loaded: Loaded, folder: Path) -> list[Check]:
         inputs=MELODY_ENCODER_INPUTS,
         outputs=MELODY_ENCODER_OUTPUTS,
     )
-    lengths = [width, 5_001, 300_000]
-    waveform, samples = random_melodies(lengths, width)
-    found = run_graph(path, {"waveform": waveform, "samples": samples})["embeddings"]
-    expected = [embedded_alone(loaded, row[:length]) for row, length in zip(waveform, lengths, strict=True)]
-    return [Check(MELODY_ENCODER, "embeddings", largest_difference(list(found), expected), TOLERANCE)]
+    found, expected = [], []
+    for padded, lengths in ((width, [width, 5_001, 300_000]), (BLOCK, [BLOCK, 5_001, 100_000])):
+        waveform, samples = random_melodies(lengths, padded)
+        found += list(run_graph(path, {"waveform": waveform, "samples": samples})["embeddings"])
+        expected += [embedded_alone(loaded, row[:length]) for row, length in zip(waveform, lengths, strict=True)]
+    return [Check(MELODY_ENCODER, "embeddings", largest_difference(found, expected), TOLERANCE)]
 
 
 def embedded_alone(loaded: Loaded, waveform: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,8 @@ class Melody:
     """The melody encoder's border."""
 
     frames: int  # chroma frames of a prefix (235)
-    samples: int  # fixed length of its waveform input
+    samples: int  # the longest waveform that it hears
+    block_samples: int  # waveforms are padded to a multiple of this, so that those of different songs share a batch
 
 
 @dataclass(frozen=True)

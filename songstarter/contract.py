@@ -130,7 +130,7 @@ TEXT_ENCODER_OUTPUTS = (Tensor("embeddings", "FP32", (-1, -1)),)  # [token, hidd
 
 MELODY_ENCODER = "melody_encoder"
 MELODY_ENCODER_INPUTS = (
-    Tensor("waveform", "FP32", (-1,)),  # [sample], mono, zero-padded to Checkpoint.melody.samples
+    Tensor("waveform", "FP32", (-1,)),  # [sample], mono, zero-padded to blocks (Checkpoint.melody)
     Tensor("samples", "INT64", (1,)),  # how many of them are real
 )
 MELODY_ENCODER_OUTPUTS = (Tensor("embeddings", "FP32", (-1, -1)),)  # [chroma frame, hidden]

@@ -158,7 +158,8 @@ class Conditioner:
         return self._encode_melody(np.zeros((1, 1), np.float32), self._checkpoint.melody)
 
     def _encode_melody(self, samples: Array, facts: Melody) -> Array:
-        padded = np.pad(samples, ((0, 0), (0, facts.samples - samples.shape[1])))
+        missing = min(-samples.shape[1] % facts.block_samples, facts.samples - samples.shape[1])
+        padded = np.pad(samples, ((0, 0), (0, missing)))
         count = np.array([[samples.shape[1]]], np.int64)
         embeddings: Array = self._stages.run(MELODY_ENCODER, {"waveform": padded, "samples": count})["embeddings"][0]
         return embeddings

@@ -153,7 +153,7 @@ def _text_encoder(checkpoint: Checkpoint) -> Canary:
 
 
 def _melody_encoder(checkpoint: Checkpoint) -> Canary:
-    length = checkpoint.melody.samples if checkpoint.melody else 1
+    length = checkpoint.melody.block_samples if checkpoint.melody else 1
     waveform, samples = contract.MELODY_ENCODER_INPUTS
     return StageCanary(
         contract.MELODY_ENCODER, Body.of((waveform, np.zeros((1, length))), (samples, np.full((1, 1), length)))

@@ -98,7 +98,7 @@ def test_a_model_that_hangs_is_restarted_and_then_given_up(repository: Path, tmp
 def test_each_model_with_a_row_is_asked_for_exactly_its_inputs(repository: Path) -> None:
     checkpoint = replace(
         Checkpoint.read(repository),
-        melody=Melody(frames=4, samples=30),
+        melody=Melody(frames=4, samples=30, block_samples=10),
         models=(*STAGES, contract.DECODER, contract.PUBLIC_MODEL, contract.STREAM_MODEL),
     )
     watched = {canary.model: canary.body for canary in canaries(checkpoint)}
@@ -109,7 +109,7 @@ def test_each_model_with_a_row_is_asked_for_exactly_its_inputs(repository: Path)
     shapes = {model: [tensor["shape"] for tensor in tensors] for model, tensors in inputs.items()}
     assert shapes == {
         "text_encoder": [[1, 4], [1, 4]],
-        "melody_encoder": [[1, 30], [1, 1]],
+        "melody_encoder": [[1, 10], [1, 1]],
         "codec_encoder": [[1, 50], [1, 1]],
         "codec_decoder": [[1, 1, 7], [1, 1], [1, 1], [1, 6, 8]],
         "songstarter": [[1]],

@@ -13,7 +13,7 @@ from songstarter.checkpoint import Checkpoint, Melody, exact_division
 from songstarter.errors import CheckpointError
 
 
-@pytest.mark.parametrize("melody", [None, Melody(frames=235, samples=966_656)])
+@pytest.mark.parametrize("melody", [None, Melody(frames=235, samples=966_656, block_samples=131_072)])
 def test_a_manifest_is_read_as_it_was_written(melody: Melody | None, tmp_path: Path) -> None:
     checkpoint = replace(CHECKPOINT, melody=melody, digests={"decoder/1/decoder.onnx": "0" * 64})
     checkpoint.write(tmp_path)

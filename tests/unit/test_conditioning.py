@@ -32,7 +32,7 @@ STEREO = replace(
     CHECKPOINT,
     channels=2,
     delays=(0, 0, 1, 1),
-    melody=Melody(frames=3, samples=200),
+    melody=Melody(frames=3, samples=200, block_samples=40),
     codec=Codec(codebooks=2, codebook_size=8, block_frames=5, memory=(6, 8)),
 )
 
@@ -121,7 +121,9 @@ def test_the_melody_stands_in_front_of_the_text_and_the_null_twin_is_silence() -
 
 
 def test_a_song_of_several_windows_repeats_the_samples_of_its_melody() -> None:
-    fine = replace(STEREO, sample_rate=1_000, samples_per_frame=100, melody=Melody(frames=3, samples=2_000))
+    fine = replace(
+        STEREO, sample_rate=1_000, samples_per_frame=100, melody=Melody(frames=3, samples=2_000, block_samples=400)
+    )
     samples = np.arange(1_500) / 10_000  # one and a half windows
     asked = request(prompt="la", input_audio=wav(samples), duration=2.2)
     found = conditioner(Stages(), fine).condition(asked)
