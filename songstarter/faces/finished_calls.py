@@ -15,6 +15,8 @@ from typing import TypeVar
 
 HELD = 10.0  # seconds; Triton lets go within milliseconds, or as long as its thread waits for the processor
 
+SETTLING = 0.5  # seconds
+
 T = TypeVar("T")
 
 
@@ -34,9 +36,15 @@ class FinishedCalls:
             self._hold(responses)
 
     def let_go(self) -> None:
-        """Free every call that is held, while Triton is still there."""
+        """Free every call that is held, while Triton is still there.
+
+        That tells Triton of each, on another thread; a model that ended before all are told would never be unloaded.
+        """
         with self._lock:
+            held = len(self._calls)
             self._calls.clear()
+        if held:
+            time.sleep(SETTLING)
 
     def _hold(self, call: object) -> None:
         now = time.monotonic()
