@@ -15,80 +15,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
-from benchmarks import gpu_device
+from benchmarks import gpu_device, gpu_kernels
 from benchmarks.arguments import numbers, words
+from benchmarks.gpu_findings import Findings, Plan, document_of, note, tell
 from benchmarks.gpu_model import make_model, write_graph
-from benchmarks.gpu_parity import GREEDY_EQUAL, Parity, parity
+from benchmarks.gpu_parity import GREEDY_EQUAL, parity
 from benchmarks.gpu_process import Budget, run_side
 from benchmarks.machine import cores
-from benchmarks.measurements import Measurements, samples
 from benchmarks.peer import GPU_VARIANTS, PeerDecode
 from benchmarks.quality import Run, make_run, reference_logits
-from benchmarks.report import Case, Question, document, prediction, table
-from benchmarks.roofline import Traffic, traffic_of
+from benchmarks.report import Question, prediction
+from benchmarks.roofline import traffic_of
 from benchmarks.shapes import SIZES, Size, contexts_along, last_context
 from benchmarks.timing import Step
 from export.checkpoints import Loaded
 from songstarter.array import Array
-from songstarter.checkpoint import Device, Precision
+from songstarter.checkpoint import Precision
 from songstarter.stages.decoder import GRAPH, KEPT_ROWS
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 
 SPARE_BYTES = 3 * 2**30  # for what a step computes with, and for torch's own
-# What the project aims at on an H200: songs, precision, seconds of audio per second, at least and as the aim.
-AIMS = ((1, "fp16", 8, 11), (32, "fp16", 50, 65), (64, "fp16_kv8", 100, 130))
-LEAST_SPEEDUP = 10
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What was asked on the command line."""
-
-    size: Size
-    check: Size  # compared with torch before the other
-    device: Device
-    songs: Sequence[int]
-    precisions: Sequence[str]
-    takes: Sequence[int]
-    steps: int
-    played_seconds: int
-    peers: Sequence[str]
-    budget: Budget
-    folder: Path
-
-    def folder_of(self, size: Size, precision: str) -> Path:
-        return self.folder / f"{size.name}-{precision}"
-
-
-@dataclass
-class Findings:
-    """What has been found so far, failures included."""
-
-    parities: list[Parity] = field(default_factory=list)
-    traffic: dict[str, Traffic] = field(default_factory=dict)
-    positions: int = 0
-    questions: list[Question] = field(default_factory=list)
-    measurements: Measurements = field(default_factory=Measurements)
-    failures: list[str] = field(default_factory=list)
-
-    def attempt(self, what: str, work: Callable[[], object]) -> None:
-        """Do a part of the benchmark; its failure is a finding."""
-        start = time.monotonic()
-        try:
-            work()
-            _note(f"{what}: {time.monotonic() - start:.1f} s")
-        except Exception as error:  # torch's, onnxruntime's and our own
-            self.fail(f"{what}: {type(error).__name__}: {error}".splitlines()[0])
-
-    def fail(self, words: str) -> None:
-        self.failures.append(words)
-        _note(words)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,7 +67,7 @@ def run(plan: Plan, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 
     def part(what: str, work: Callable[[], object]) -> None:
         findings.attempt(what, work)
-        keep(_document(plan, findings, facts, bandwidth))
+        keep(document_of(plan, findings, facts, bandwidth))
 
     if plan.check is not plan.size:
         small = make_model(plan.check, plan.device)
@@ -131,8 +83,8 @@ def run(plan: Plan, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         for songs in plan.songs:
             work = partial(_measure_peer, plan, loaded, variant, songs, findings)
             part(f"transformers {variant} at {songs} songs", work)
-    _tell(plan, findings)
-    return _document(plan, findings, facts, bandwidth)
+    tell(plan, findings)
+    return document_of(plan, findings, facts, bandwidth)
 
 
 def _compare_with_torch(plan: Plan, size: Size, loaded: Loaded, findings: Findings) -> None:
@@ -184,16 +136,20 @@ def _measure_ours(plan: Plan, precision: str, questions: Sequence[Question], fin
     bandwidth = dict.fromkeys(contexts, gpu_device.bandwidth(plan.device))
     gpu_device.give_back(plan.device)
     wanted = ["--songs", _joined(songs), "--contexts", _joined(contexts), "--steps", str(plan.steps)]
+    wanted += ["--watch", _joined(sorted({*songs[:1], *songs[-1:]}))]
     steps: dict[int, dict[int, list[Step]]] = {count: {} for count in songs}
     folder = plan.folder_of(plan.size, precision)
     try:
         for line in run_side(["measure", folder, "--device", plan.device, *wanted], plan.budget):
-            if "error" in line:
+            if "kernels" in line:
+                findings.kernels[f"{line['songs']} x {precision}"] = line["kernels"]
+                note(f"  {line['songs']} songs: {gpu_kernels.in_words(line['kernels'])}")
+            elif "error" in line:
                 findings.fail(f"ours in {precision} at {line['songs']} songs: {line['error']}")
             else:
                 timed = map(Step, line["seconds"], line["in_model"])
                 steps[line["songs"]][line["context"]] = list(timed)
-                _note(f"  {line['songs']} songs: {median(line['seconds']) * 1e3:.2f} ms at {line['context']}")
+                note(f"  {line['songs']} songs: {median(line['seconds']) * 1e3:.2f} ms at {line['context']}")
     finally:
         for count, found in steps.items():
             if len(found) == len(contexts):
@@ -208,67 +164,10 @@ def _measure_peer(plan: Plan, loaded: Loaded, variant: str, songs: int, findings
             plan.budget.require()
             capacity = min(last for last in map(last_context, plan.takes) if last >= context)
             seconds[context] = peer.measure(context, plan.steps, capacity=capacity)
-            _note(f"  {median(seconds[context]) * 1e3:.1f} ms at {context}")
+            note(f"  {median(seconds[context]) * 1e3:.1f} ms at {context}")
             if context in map(last_context, plan.takes):
                 findings.measurements.peer[songs, variant] = []
                 findings.measurements.add_peer(songs, variant, seconds)
-
-
-def _cases(plan: Plan, findings: Findings) -> list[Case]:
-    quality = {parity.precision: parity.quality for parity in findings.parities if parity.size == plan.size.name}
-    measured = findings.measurements
-    return [
-        measured.case(question, findings.traffic[question.precision], quality.get(question.precision))
-        for question in findings.questions
-        if (question.songs, question.precision) in measured.ours
-    ]
-
-
-def _parity_holds(plan: Plan, findings: Findings) -> bool:
-    expected = len(plan.precisions) * (1 if plan.check is plan.size else 2)
-    return len(findings.parities) == expected and all(parity.holds for parity in findings.parities)
-
-
-def _tell(plan: Plan, findings: Findings) -> None:
-    """The table and the verdict."""
-    cases = _cases(plan, findings)
-    print(f"measured:\n{table(cases)}" if cases else "nothing was measured")
-    print("\n".join([*map(str, findings.parities), *verdicts(cases), *(f"failed: {f}" for f in findings.failures)]))
-    verdict = "holds" if _parity_holds(plan, findings) else "DOES NOT HOLD"
-    print(f"verdict: parity {verdict}; {len(cases)} cases measured, {len(findings.failures)} failures")
-
-
-def _document(plan: Plan, findings: Findings, facts: dict[str, Any], bandwidth: float) -> dict[str, Any]:
-    return document(
-        _cases(plan, findings),
-        size=asdict(plan.size),
-        device=plan.device,
-        machine=facts,
-        parity_holds=_parity_holds(plan, findings),
-        parities=[asdict(parity) | {"holds": parity.holds} for parity in findings.parities],
-        bandwidth_gb_per_second={"copy": bandwidth / 1e9},
-        steps=plan.steps,
-        rounds=1,
-        samples=samples(findings.measurements),
-        failures=findings.failures,
-    )
-
-
-def verdicts(cases: Sequence[Case]) -> list[str]:
-    """Each case that has an aim, beside it; the aims are an H200's."""
-    lines = []
-    for case in cases:
-        for songs, precision, least, aim in AIMS:
-            if (case.songs, case.precision) == (songs, precision):
-                rate = case.audio_seconds_per_second
-                words = "reached" if rate >= aim else "above the least" if rate >= least else "MISSED"
-                lines.append(
-                    f"{words}: {songs} songs of {case.take_seconds} s in {precision} at {rate:.1f} times real time in "
-                    f"sum, at least {least} and as the aim {aim} on an H200"
-                )
-        if case.speedup is not None and case.speedup < LEAST_SPEEDUP:
-            lines.append(f"MISSED: {case.songs} songs, {case.precision}: {case.speedup:.1f} times transformers")
-    return lines
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -280,7 +179,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--takes", type=numbers, default=[8, 30], help="lengths of takes in seconds")
     parser.add_argument("--steps", type=int, default=16, help="steps timed at each context")
     parser.add_argument("--played", type=int, default=8, help="seconds that are played to compare with torch")
-    parser.add_argument("--peers", type=words, default=["sdpa", "static+compile", "static+graphs"])
+    parser.add_argument("--peers", type=words, default=["sdpa", "static+graphs"])
     parser.add_argument("--budget", type=float, default=340, help="seconds after which nothing new begins")
     parser.add_argument("--folder", type=Path, help="where graphs are written meanwhile; the system's by default")
     parser.add_argument("--json", type=Path, help="write the document to this file too")
@@ -306,10 +205,6 @@ def _plan(parsed: argparse.Namespace, folder: Path) -> Plan:
 
 def _joined(numbers: Sequence[int]) -> str:
     return ",".join(map(str, numbers))
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from songstarter.stages.session import providers
 
 COPIED_BYTES = {"cuda": 4 * 2**30, "cpu": 256 * 2**20}
 PASSES = 5
-PACKAGES = (*machine.PACKAGES, "onnxruntime-gpu")
+PACKAGES = ("numpy", "onnxruntime-gpu", "torch", "transformers")
 
 
 def lacking(device: Device) -> str | None:
@@ -30,11 +30,10 @@ def lacking(device: Device) -> str | None:
 
 def facts(device: Device) -> dict[str, str | int]:
     """Those of the machine and, where there is one, of the GPU and its driver."""
-    known = machine.facts(PACKAGES)
     if device == "cpu":
-        return known
+        return machine.facts()
     properties = torch.cuda.get_device_properties(0)
-    return known | {
+    return machine.facts(PACKAGES) | {
         "gpu": properties.name,
         "gpu_memory_gb": round(properties.total_memory / 1e9),
         "compute_capability": f"{properties.major}.{properties.minor}",

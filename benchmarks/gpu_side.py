@@ -1,9 +1,10 @@
 """Ours, in a process of its own: should it crash on a device nobody has tried, what it measured until then is kept.
 
     python -m benchmarks.gpu_side play FOLDER --device cuda --columns run.npz --into played.npz
-    python -m benchmarks.gpu_side measure FOLDER --device cuda --songs 1,4 --contexts 247,650 --steps 16
+    python -m benchmarks.gpu_side measure FOLDER --device cuda --songs 1,4 --contexts 247,650 --steps 16 --watch 4
 
-``measure`` prints a line of JSON for each number of songs and context; ``play`` keeps logits and drawn columns.
+``measure`` prints a line of JSON for each number of songs and context, and at the end one on the kernels of a step for
+each number of songs to ``--watch``; ``play`` keeps logits and drawn columns.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +68,16 @@ def measure(parsed: argparse.Namespace) -> None:
                     _say(songs=songs, context=context, seconds=seconds, in_model=in_model)
             except Exception as error:  # a finding, like a time
                 _say(songs=songs, error=f"{type(error).__name__}: {error}".splitlines()[0])
+        for songs in parsed.watch:
+            _say(songs=songs, kernels=_kernels(ours, songs, parsed.contexts[0], parsed.steps))
+
+
+def _kernels(ours: OurDecode, songs: int, context: int, steps: int) -> dict[str, Any]:
+    from benchmarks.gpu_kernels import Kernels  # torch, which nothing else here needs
+
+    kernels = Kernels(steps)
+    ours.measure(songs, context, steps, kernels.watched())
+    return kernels.summary()
 
 
 def _fill(stage: DecoderStage, prefix: Prefix) -> np.ndarray:
@@ -88,6 +100,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--into", type=Path)
     parser.add_argument("--songs", type=numbers, default=[1])
     parser.add_argument("--contexts", type=numbers, default=[])
+    parser.add_argument("--watch", type=numbers, default=[])
     parser.add_argument("--steps", type=int, default=8)
     return parser.parse_args()
 

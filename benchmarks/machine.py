@@ -82,11 +82,11 @@ def _cpu() -> str:
 
 
 def _revision() -> str:
-    """The commit, with ``+`` when the tree differs from it."""
+    """The commit, with ``+`` when the tree differs from it; of a copied tree, what ``REVISION`` says."""
     try:
         return _git("rev-parse", "--short=12", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("REVISION", "unknown")
 
 
 def _git(*arguments: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -107,8 +108,10 @@ class OurDecode:
         del self._decoder, self._engine
         gc.collect()
 
-    def measure(self, songs: int, context: int, steps: int) -> list[Step]:
-        """Time steps of so many songs around a context.
+    def measure(
+        self, songs: int, context: int, steps: int, watched: AbstractContextManager[object] | None = None
+    ) -> list[Step]:
+        """Time steps of so many songs around a context, under the eyes of ``watched``.
 
         A prefix as long as the context brings them there; the songs share it, so that it is computed once.
         """
@@ -124,7 +127,8 @@ class OurDecode:
         self._until_all_play(songs)
         for _ in range(WARM_STEPS - 1):
             self._engine.step()
-        timed = [self._timed_step(songs) for _ in range(steps)]
+        with watched or nullcontext():
+            timed = [self._timed_step(songs) for _ in range(steps)]
         self._end(takes, heard)
         return timed
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import Findings, main, verdicts
+from benchmarks.gpu import main
+from benchmarks.gpu_findings import Findings, verdicts
 from benchmarks.gpu_parity import Parity
 from benchmarks.gpu_process import Budget, SideFailed, run_side
 from benchmarks.measurements import Measurements
