@@ -8,6 +8,7 @@ SongstarterError
 ├── DeadlineExceeded       the time that the caller gave has passed             (UNAVAILABLE)
 ├── UnusableKey            the key of a server is missing, or is none
 ├── ReplayRefused          a captured graph was asked to run on memory that it does not know
+├── DeviceError            a GPU's driver, compiler or library is missing or refuses something
 ├── CheckpointError        a checkpoint or an export cannot be used
 │   ├── UnsafeCheckpoint   a pickle holds more than tensors and plain values
 │   ├── UnknownCheckpoint  the folder or id is no MusicGen checkpoint
@@ -72,6 +73,10 @@ class UnusableKey(SongstarterError):
 
 class ReplayRefused(SongstarterError):
     """A captured graph would have computed something else than it was asked for."""
+
+
+class DeviceError(SongstarterError):
+    """A GPU's driver, its compiler or one of its libraries is missing, or refused a call."""
 
 
 class CheckpointError(SongstarterError):

@@ -18,26 +18,44 @@ ALIGNMENT = 256  # bytes; kernels read vectors
 Layout = Mapping[str, tuple[type[np.generic], tuple[int, ...]]]
 
 
+class Packing:
+    """Where each input of a layout begins."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._starts: dict[str, int] = {}
+        self.bytes = 0
+        for name, (dtype, shape) in layout.items():
+            self._starts[name] = self.bytes
+            self.bytes += -(-math.prod(shape) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
+
+    def views(self, packed: Array) -> dict[str, Array]:
+        """Each input's part of an array of bytes."""
+        return {name: self._view(packed, name) for name in self._layout}
+
+    def addresses(self, base: int) -> dict[str, int]:
+        """Each input's address, of bytes that begin at ``base``."""
+        return {name: base + start for name, start in self._starts.items()}
+
+    def _view(self, packed: Array, name: str) -> Array:
+        dtype, shape = self._layout[name]
+        start = self._starts[name]
+        return packed[start : start + math.prod(shape) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
+
+
 class PackedInputs:
     """Views to write to, by name, and the places on the device where ``send`` brings them."""
 
     def __init__(self, layout: Layout, device: Device) -> None:
-        starts, end = {}, 0
-        for name, (dtype, shape) in layout.items():
-            starts[name] = end
-            end += -(-math.prod(shape) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
-        self._host = np.zeros(end, np.uint8)
+        packing = Packing(layout)
+        self._host = np.zeros(packing.bytes, np.uint8)
         self._device = DeviceArray(self._host.copy(), device)
-        base = self._device.place.address
-        self.views = {name: self._view(starts[name], *form) for name, form in layout.items()}
+        self.views = packing.views(self._host)
         self.places = {
-            name: Place(device, dtype, shape, base + starts[name]) for name, (dtype, shape) in layout.items()
+            name: Place(device, *layout[name], address)
+            for name, address in packing.addresses(self._device.place.address).items()
         }
 
     def send(self) -> None:
         """Bring what the views hold to the device."""
         self._device.write(self._host)
-
-    def _view(self, start: int, dtype: type[np.generic], shape: tuple[int, ...]) -> Array:
-        end = start + math.prod(shape) * np.dtype(dtype).itemsize
-        return self._host[start:end].view(dtype).reshape(shape)

@@ -1,0 +1,189 @@
+"""A step over some rows as a chain of launches: what ``decoder.cu`` draws, for one decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from songstarter.stages.cuda.arguments import Attend, Embed, Gelu, Norm, Product, Sample
+from songstarter.stages.cuda.driver import Launch
+from songstarter.stages.cuda.layout import COLUMNS, HEAD_SIZE, Layout
+from songstarter.stages.cuda.products import Gemm
+
+EPSILON = 1e-5
+THREADS, ATTENDING = 256, 128
+DOWN, WARPS = 32, 8  # of a product's block
+QUAD = 4  # halves that a thread activates
+FLOAT_BYTES, HALF_BYTES = 4, 2
+
+FEW_ROWS = (2, 4, 6, 8)  # whose products are the project's own
+LARGEST_SHARE = 1024  # of a product's inner width: what a block holds of 8 rows
+FEWEST_BLOCKS = 192  # two blocks for most of a large device's processors
+ATTENDING_BLOCKS = 512
+MOST_SHARES = 16  # of a row's positions
+LEFT = HEAD_SIZE + 2  # numbers that a share of attention leaves
+
+Step = Launch | Gemm
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Addresses of what a chain's launches leave each other."""
+
+    stream: int  # [row, hidden] fp32
+    normed: int  # [row, hidden]
+    packed: int  # [row, 3 x hidden]
+    mixed: int  # [row, hidden]
+    active: int  # [row, wide]
+    partial: int  # of blocks that share something
+    arrived: int  # how many of them are done
+
+
+def scratch_bytes(layout: Layout, rows: int) -> dict[str, int]:
+    """How large each part of the scratch is."""
+    products = (
+        _shares(inner, columns) * rows * columns
+        for inner, columns in (
+            (layout.hidden, 3 * layout.hidden),
+            (layout.hidden, layout.hidden),
+            (layout.hidden, layout.wide),
+            (layout.wide, layout.hidden),
+            (layout.hidden, layout.logits),
+        )
+    )
+    attention = rows * layout.heads * _attention_shares(rows * layout.heads) * LEFT
+    return {
+        "stream": rows * layout.hidden * FLOAT_BYTES,
+        "normed": rows * layout.hidden * HALF_BYTES,
+        "packed": 3 * rows * layout.hidden * HALF_BYTES,
+        "mixed": rows * layout.hidden * HALF_BYTES,
+        "active": rows * layout.wide * HALF_BYTES,
+        "partial": max(*products, attention) * FLOAT_BYTES,
+        "arrived": max(layout.logits // COLUMNS, layout.wide // COLUMNS, rows * layout.heads) * FLOAT_BYTES,
+    }
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The launches of a step; ``weights`` and ``places`` are addresses by name."""
+
+    layout: Layout
+    weights: Mapping[str, int]
+    places: Mapping[str, int]
+    scratch: Scratch
+    rows: int
+
+    def __iter__(self) -> Iterator[Step]:
+        yield self._embed()
+        for layer in range(self.layout.layers):
+            yield from self._layer(layer)
+        scratch = self.scratch
+        yield self._norm("model.decoder.layer_norm")
+        yield self._product("tell", "lm_heads", scratch.normed, self.places["logits"])
+        yield self._sample()
+
+    def _layer(self, layer: int) -> Iterator[Step]:
+        key, scratch = f"model.decoder.layers.{layer}", self.scratch
+        yield self._norm(f"{key}.self_attn_layer_norm")
+        yield self._product("keep", f"{key}.self_attn.qkv", scratch.normed, scratch.packed)
+        yield self._attend(layer)
+        yield self._product("add", f"{key}.self_attn.out_proj", scratch.mixed, scratch.stream)
+        yield self._norm(f"{key}.final_layer_norm")
+        yield self._product("activate", f"{key}.fc1", scratch.normed, scratch.active)
+        if self.rows not in FEW_ROWS:
+            yield self._gelu()
+        yield self._product("add", f"{key}.fc2", scratch.active, scratch.stream)
+
+    def _embed(self) -> Launch:
+        layout, places = self.layout, self.places
+        arguments = Embed(
+            tokens=places["tokens"],
+            positions=places["positions"],
+            table=self.weights["embed_tokens"],
+            sinusoid=self.weights["sinusoid"],
+            stream=self.scratch.stream,
+            codebooks=layout.codebooks,
+            table_rows=layout.table_rows,
+            hidden=layout.hidden,
+        )
+        return Launch("embed", (self.rows, 1, 1), THREADS, arguments, overlaps=False)  # it reads what was just sent
+
+    def _norm(self, key: str) -> Launch:
+        arguments = Norm(
+            stream=self.scratch.stream,
+            scale=self.weights[f"{key}.weight"],
+            shift=self.weights[f"{key}.bias"],
+            out=self.scratch.normed,
+            hidden=self.layout.hidden,
+            epsilon=EPSILON,
+        )
+        return Launch("normalize", (self.rows, 1, 1), THREADS, arguments)
+
+    def _product(self, kind: str, key: str, x: int, out: int) -> Step:
+        inner, columns = self.layout.weights.index[f"{key}.weight"].shape
+        weight = self.weights[f"{key}.weight"]
+        if self.rows not in FEW_ROWS:
+            return Gemm(
+                x, weight, out, self.rows, inner, columns, in_floats=kind in ("add", "tell"), adds=kind == "add"
+            )
+        shares = _shares(inner, columns)
+        scratch = self.scratch
+        arguments = Product(
+            x=x, weight=weight, out=out, partial=scratch.partial, arrived=scratch.arrived, inner=inner, columns=columns
+        )
+        held = max(inner // shares, WARPS * COLUMNS) * self.rows * FLOAT_BYTES
+        return Launch(f"{kind}_{self.rows}", (columns // COLUMNS, shares, 1), THREADS, arguments, held)
+
+    def _attend(self, layer: int) -> Launch:
+        layout, scratch = self.layout, self.scratch
+        arguments = Attend(
+            packed=scratch.packed,
+            out=scratch.mixed,
+            keys=self.places[f"key_{layer}"],
+            values=self.places[f"value_{layer}"],
+            lengths=self.places["lengths"],
+            partial=scratch.partial,
+            arrived=scratch.arrived,
+            heads=layout.heads,
+            positions=layout.positions,
+            level=layout.level or 0,
+        )
+        kernel = "attend_halves" if layout.level is None else "attend_bytes"
+        shares = _attention_shares(self.rows * layout.heads)
+        return Launch(kernel, (layout.heads, self.rows, shares), ATTENDING, arguments)
+
+    def _gelu(self) -> Launch:
+        quads = self.rows * self.layout.wide // QUAD
+        return Launch("gelu_all", (-(-quads // THREADS), 1, 1), THREADS, Gelu(values=self.scratch.active, quads=quads))
+
+    def _sample(self) -> Launch:
+        layout, slots = self.layout, self.rows // 2
+        arguments = Sample(
+            **{name: self.places[name] for name in ("logits", "settings", "uniforms", "columns")},
+            slots=slots,
+            codebooks=layout.codebooks,
+            vocabulary=layout.vocabulary,
+        )
+        return Launch("sample", (layout.codebooks, slots, 1), THREADS, arguments)
+
+
+def kernels_of(layout: Layout) -> tuple[str, ...]:
+    """The names of all that a chain may launch."""
+    products = (f"{kind}_{rows}" for kind in ("keep", "activate", "add", "tell") for rows in FEW_ROWS)
+    attention = "attend_halves" if layout.level is None else "attend_bytes"
+    return ("embed", "normalize", "gelu_all", "sample", attention, *products)
+
+
+def _shares(inner: int, columns: int) -> int:
+    """Among how many blocks a product's inner width is shared out: the fewest that keep the device busy."""
+    shares = 1
+    while (inner // shares > LARGEST_SHARE or columns // COLUMNS * shares < FEWEST_BLOCKS) and inner % (
+        2 * shares * DOWN
+    ) == 0:
+        shares *= 2
+    return shares
+
+
+def _attention_shares(pairs: int) -> int:
+    """Among how many blocks the positions of each row and head are shared out."""
+    return max(1, min(MOST_SHARES, ATTENDING_BLOCKS // pairs))
