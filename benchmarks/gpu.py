@@ -101,14 +101,23 @@ def _compare_with_torch(plan: Plan, size: Size, loaded: Loaded, findings: Findin
         if size is plan.size:
             findings.positions = checkpoint.decoder.positions
             findings.traffic[precision] = traffic_of(folder / GRAPH)
-        work = partial(_note_parity, plan, size, precision, played, reference, findings)
-        findings.attempt(f"parity of {size.name} in {precision}", work)
+        for slots in plan.companies(size):
+            work = partial(_note_parity, plan, size, precision, slots, played, reference, findings)
+            findings.attempt(f"parity of {size.name} in {precision} in {slots} slots", work)
 
 
-def _note_parity(plan: Plan, size: Size, precision: str, played: Run, reference: Array, findings: Findings) -> None:
-    folder = plan.folder_of(size, precision)
+def _note_parity(
+    plan: Plan, size: Size, precision: str, slots: int, played: Run, reference: Array, findings: Findings
+) -> None:
     found = parity(
-        size.name, cast(Precision, precision), folder, played, reference, device=plan.device, budget=plan.budget
+        size.name,
+        cast(Precision, precision),
+        slots,
+        plan.folder_of(size, precision),
+        played,
+        reference,
+        device=plan.device,
+        budget=plan.budget,
     )
     findings.parities.append(found)
     print(found, flush=True)

@@ -29,6 +29,8 @@ class Parity:
 
     size: str
     precision: Precision
+    slots: int  # among which it was played, in the last
+    computed_by: str
     largest_error: float  # in standard deviations of torch's logits
     quality: Quality
     drawn_equal: float  # share of columns' tokens that the bulk sampler draws from the same logits
@@ -42,8 +44,9 @@ class Parity:
         )
 
     def __str__(self) -> str:
+        where = f"{self.size} in {self.precision}, {self.slots} slots by {self.computed_by}"
         return (
-            f"parity {'holds' if self.holds else 'DOES NOT HOLD'}: {self.size} in {self.precision}: logits at most "
+            f"parity {'holds' if self.holds else 'DOES NOT HOLD'}: {where}: logits at most "
             f"{self.largest_error:.3g} standard deviations from torch's (allowed {TOLERANCES[self.precision]}), greedy "
             f"tokens {self.quality.greedy_equal_before_guidance:.2%} equal (at least "
             f"{GREEDY_EQUAL[self.precision]:.0%}), drawn tokens {self.drawn_equal:.3%} those of the host's sampler"
@@ -51,18 +54,28 @@ class Parity:
 
 
 def parity(
-    size: str, precision: Precision, folder: Path, run: Run, reference: Array, *, device: Device, budget: Budget
+    size: str,
+    precision: Precision,
+    slots: int,
+    folder: Path,
+    run: Run,
+    reference: Array,
+    *,
+    device: Device,
+    budget: Budget,
 ) -> Parity:
     """Play a run on the device and compare it with ``reference`` [column, 2, codebook, token]."""
     given, kept = folder / "run.npz", folder / "played.npz"
     np.savez(given, guided=run.prefix.guided, null=run.prefix.null, columns=run.columns)
-    for _ in run_side(["play", folder, "--device", device, "--columns", given, "--into", kept], budget):
-        pass
+    wanted = ["--device", device, "--slots", str(slots), "--columns", given, "--into", kept]
+    (facts,) = run_side(["play", folder, *wanted], budget)
     played = np.load(kept)
     error = np.abs(played["logits"] - reference).max() / reference.std()
     return Parity(
         size,
         precision,
+        slots,
+        facts["computed_by"],
         float(error),
         compare(reference, played["logits"]),
         _drawn_equal(played["logits"], played["drawn"]),

@@ -21,10 +21,10 @@ from benchmarks.ours import OurDecode
 from songstarter.checkpoint import Checkpoint
 from songstarter.request import Sampling
 from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.stages.device_decoder import DeviceDecoder
 from songstarter.stages.opening import open_decoder
 from songstarter.stages.sampler import Draw
 
-SLOTS, SLOT = 3, 2  # a run is played in the last of three slots: a bucket that is no power of two
 SEED = 5
 
 
@@ -37,18 +37,21 @@ def play(parsed: argparse.Namespace) -> None:
     """Feed known columns one after the other; keep the logits and what the device would have drawn."""
     run = np.load(parsed.columns)
     checkpoint = Checkpoint.read(parsed.folder)
-    stage = open_decoder(parsed.folder, checkpoint, slots=SLOTS, device=parsed.device)
-    lengths = np.zeros((SLOTS, 2), np.int64)
-    lengths[SLOT] = _fill(stage, Prefix(run["guided"], run["null"]))
-    fed = np.full((SLOTS, checkpoint.codebooks), checkpoint.special_token)
+    stage = open_decoder(parsed.folder, checkpoint, slots=parsed.slots, device=parsed.device)
+    assert isinstance(stage, DeviceDecoder)
+    slot = parsed.slots - 1
+    lengths = np.zeros((parsed.slots, 2), np.int64)
+    lengths[slot] = _fill(stage, slot, Prefix(run["guided"], run["null"]))
+    fed = np.full((parsed.slots, checkpoint.codebooks), checkpoint.special_token)
     logits, drawn = [], []
     for step, column in enumerate(run["columns"].T):
-        fed[SLOT] = column
-        found = stage.next_columns(fed, lengths, {SLOT: draw_of(step)})[SLOT]
+        fed[slot] = column
+        found = stage.next_columns(fed, lengths, {slot: draw_of(step)})[slot]
         drawn.append(np.full(len(column), -1) if found is None else found)
-        logits.append(stage.step(fed, lengths)[SLOT])
-        lengths[SLOT] += 1
+        logits.append(stage.last_logits()[slot])
+        lengths[slot] += 1
     np.savez(parsed.into, logits=np.stack(logits), drawn=np.stack(drawn))
+    _say(computed_by=stage.computed_by)
 
 
 def draw_of(step: int) -> Draw:
@@ -80,8 +83,8 @@ def _kernels(ours: OurDecode, songs: int, context: int, steps: int) -> dict[str,
     return kernels.summary()
 
 
-def _fill(stage: DecoderStage, prefix: Prefix) -> np.ndarray:
-    filling = stage.begin(SLOT, prefix, np.zeros((stage.codebooks, 0), np.int64))
+def _fill(stage: DecoderStage, slot: int, prefix: Prefix) -> np.ndarray:
+    filling = stage.begin(slot, prefix, np.zeros((stage.codebooks, 0), np.int64))
     while not filling.done:
         stage.fill(filling, filling.left)
     return filling.lengths
@@ -96,6 +99,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("verb", choices=["play", "measure"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--slots", type=int, default=1, help="a run is played in the last of so many")
     parser.add_argument("--columns", type=Path)
     parser.add_argument("--into", type=Path)
     parser.add_argument("--songs", type=numbers, default=[1])

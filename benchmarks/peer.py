@@ -124,6 +124,8 @@ class PeerDecode:
         torch.set_num_threads(threads)
 
     def __enter__(self) -> Self:
+        # With a static cache transformers adds a length on the GPU to positions on the CPU, unless that is no default.
+        torch.set_default_device(self._loaded.model.device)
         torch._dynamo.reset()  # or, past its limit of compiled versions, it would go on uncompiled and say nothing
         model = self._loaded.model
         self._chroma_length, model.config.chroma_length = model.config.chroma_length, SHORT_MELODY
@@ -137,6 +139,7 @@ class PeerDecode:
         model.config.chroma_length = self._chroma_length
         model.decoder.set_attn_implementation(ATTENTION)
         del model.decoder.model.decoder.forward  # the class's own shows again
+        torch.set_default_device(None)
         gc.collect()
 
     def measure(self, context: int, steps: int, *, capacity: int) -> list[float]:

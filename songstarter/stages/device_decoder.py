@@ -36,7 +36,11 @@ NO_NUMBERS = -1  # the sampler's column for logits that are none
 
 
 def open_kernels(graph: Path, device: Device) -> Kernels | None:
-    """The project's own kernels for a decoder graph; None where it is for the graph itself to run."""
+    """The project's own kernels for a decoder graph; None where it is for the graph itself to run.
+
+    Raises:
+        DeviceError: something that they need is missing.
+    """
     return Kernels.of(graph) if device == "cuda" else None
 
 

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <setjmp.h>
 #include <string>
 #include <ucontext.h>
 #include <vector>
@@ -23,7 +24,9 @@ typedef std::function<void()> Work;
 enum State { READY, AT_WARP, AT_BLOCK, DONE };
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t context;  // to begin with; to go on, a jump costs no call of the system
+    jmp_buf place;
+    bool begun;
     State state;
     std::vector<char> stack = std::vector<char>(STACK);
 };
@@ -35,19 +38,26 @@ struct Warp {
 
 std::vector<Fiber> fibers(MOST_THREADS);
 Warp warps[MOST_THREADS / 32];
-ucontext_t scheduler;
+jmp_buf scheduler;
 int running, count;
 Work thread;
 
 void fiber_main() {
     thread();
     fibers[running].state = DONE;
-    swapcontext(&fibers[running].context, &scheduler);
+    _longjmp(scheduler, 1);
 }
 
 void wait(State state) {
     fibers[running].state = state;
-    swapcontext(&fibers[running].context, &scheduler);
+    if (!_setjmp(fibers[running].place)) _longjmp(scheduler, 1);
+}
+
+void go_on(Fiber &fiber) {
+    if (_setjmp(scheduler)) return;
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    setcontext(&fiber.context);
 }
 
 bool everyone(int first, int last, State state) {
@@ -72,7 +82,7 @@ void run_block(unsigned order) {
         fiber.context.uc_stack.ss_size = STACK;
         fiber.context.uc_link = nullptr;
         makecontext(&fiber.context, fiber_main, 0);
-        fiber.state = READY;
+        fiber.state = READY, fiber.begun = false;
     }
     for (size_t i = 0; i < LAUNCHED_BYTES / 4; i++) launched[i] = NAN;
     const unsigned stride = 2 * (order % 61) + 1;  // odd, so that every thread comes up
@@ -82,7 +92,7 @@ void run_block(unsigned order) {
             running = (i * stride + order) % count;
             if (fibers[running].state != READY) continue;
             threadIdx = {(unsigned)running, 0, 0};
-            swapcontext(&scheduler, &fibers[running].context);
+            go_on(fibers[running]);
             moved = true;
         }
         for (int first = 0; first < count; first += 32)

@@ -36,7 +36,7 @@ def quality(greedy_equal: float = 1.0) -> Quality:
 def test_parity_holds_when_logits_greedy_and_drawn_tokens_all_agree(
     error: float, greedy: float, drawn: float, holds: bool
 ) -> None:
-    parity = Parity("check", "fp16", error, quality(greedy), drawn)
+    parity = Parity("check", "fp16", 3, "decoder.cu", error, quality(greedy), drawn)
     assert parity.holds is holds
     assert str(parity).startswith("parity holds" if holds else "parity DOES NOT HOLD")
 
@@ -70,7 +70,7 @@ def test_a_part_that_fails_is_a_line_and_not_the_end() -> None:
 
     findings.attempt("transformers sdpa at 64 songs", fail)
     findings.attempt("something else", lambda: None)
-    assert findings.failures == ["transformers sdpa at 64 songs: RuntimeError: out of memory"]
+    assert findings.failures == ["transformers sdpa at 64 songs: RuntimeError: out of memory\nand much more"]
 
 
 def test_a_side_that_cannot_begin_says_why(tmp_path: Path) -> None:

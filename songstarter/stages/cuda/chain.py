@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -117,7 +118,7 @@ class Chain:
             hidden=self.layout.hidden,
             epsilon=EPSILON,
         )
-        return Launch("normalize", (self.rows, 1, 1), THREADS, arguments)
+        return self._launch("normalize", (self.rows, 1, 1), arguments)
 
     def _product(self, kind: str, key: str, x: int, out: int) -> Step:
         inner, columns = self.layout.weights.index[f"{key}.weight"].shape
@@ -132,7 +133,7 @@ class Chain:
             x=x, weight=weight, out=out, partial=scratch.partial, arrived=scratch.arrived, inner=inner, columns=columns
         )
         held = max(inner // shares, WARPS * COLUMNS) * self.rows * FLOAT_BYTES
-        return Launch(f"{kind}_{self.rows}", (columns // COLUMNS, shares, 1), THREADS, arguments, held)
+        return self._launch(f"{kind}_{self.rows}", (columns // COLUMNS, shares, 1), arguments, shared_bytes=held)
 
     def _attend(self, layer: int) -> Launch:
         layout, scratch = self.layout, self.scratch
@@ -150,11 +151,11 @@ class Chain:
         )
         kernel = "attend_halves" if layout.level is None else "attend_bytes"
         shares = _attention_shares(self.rows * layout.heads)
-        return Launch(kernel, (layout.heads, self.rows, shares), ATTENDING, arguments)
+        return self._launch(kernel, (layout.heads, self.rows, shares), arguments, threads=ATTENDING)
 
     def _gelu(self) -> Launch:
         quads = self.rows * self.layout.wide // QUAD
-        return Launch("gelu_all", (-(-quads // THREADS), 1, 1), THREADS, Gelu(values=self.scratch.active, quads=quads))
+        return self._launch("gelu_all", (-(-quads // THREADS), 1, 1), Gelu(values=self.scratch.active, quads=quads))
 
     def _sample(self) -> Launch:
         layout, slots = self.layout, self.rows // 2
@@ -164,7 +165,19 @@ class Chain:
             codebooks=layout.codebooks,
             vocabulary=layout.vocabulary,
         )
-        return Launch("sample", (layout.codebooks, slots, 1), THREADS, arguments)
+        return self._launch("sample", (layout.codebooks, slots, 1), arguments)
+
+    def _launch(
+        self,
+        kernel: str,
+        grid: tuple[int, int, int],
+        arguments: ctypes.Structure,
+        *,
+        threads: int = THREADS,
+        shared_bytes: int = 0,
+    ) -> Launch:
+        """Of our own kernels each may begin while the one before ends; cuBLAS's do not tell when that is."""
+        return Launch(kernel, grid, threads, arguments, shared_bytes, overlaps=self.rows in FEW_ROWS)
 
 
 def kernels_of(layout: Layout) -> tuple[str, ...]:
