@@ -38,9 +38,7 @@ class Size:
 
 SIZES: dict[str, Size] = {
     "tiny": Size("tiny", layers=2, hidden=128),  # for this program's own tests
-    "check": Size(
-        "check", layers=4, hidden=2048
-    ),  # as wide as large: held to torch's fp32 on a GPU first
+    "check": Size("check", layers=4, hidden=2048),  # as wide as large: held to torch's fp32 on a GPU first
     "small": Size("small", layers=24, hidden=1024),
     "medium": Size("medium", layers=48, hidden=1536),
     "large": Size("large", layers=48, hidden=2048),

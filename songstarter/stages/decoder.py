@@ -58,6 +58,7 @@ class DecoderStage:
         runtime = self.runtime((repository / GRAPH).parent, device, threads)
         self._device = device
         self._session = runtime.open(repository / GRAPH, captures=True)
+        self.computed_by = self._session.computed_by
         rows = slots * ROWS_PER_SLOT
         self._memory = runtime.memory(
             [name for name in self._session.inputs if name.startswith(("key_", "value_"))],
@@ -72,10 +73,6 @@ class DecoderStage:
     @property
     def memory_bytes(self) -> int:
         return self._memory.bytes
-
-    @property
-    def computed_by(self) -> str:
-        return self._session.computed_by
 
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> Filling:
         """Begin to fill a slot with a prefix and with ``columns`` [codebook, column], which are known."""

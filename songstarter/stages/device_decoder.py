@@ -22,6 +22,7 @@ import numpy as np
 
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint, Device
+from songstarter.errors import DeviceError
 from songstarter.stages.buckets import Bucket, GraphBucket, KernelBucket, step_inputs, write_inputs
 from songstarter.stages.cuda.step import Kernels
 from songstarter.stages.decoder import GRAPH, DecoderStage
@@ -67,11 +68,13 @@ class DeviceDecoder(DecoderStage):
         self._fewest_slots = fewest_slots
         self._buckets: dict[int, Bucket] = {}
         self._guard = ReplayGuard()
-        self._kernels = self.open_kernels(repository / GRAPH, device)
-
-    @property
-    def computed_by(self) -> str:
-        return self._kernels.computed_by if self._kernels else super().computed_by
+        self._kernels: Kernels | None = None
+        try:
+            self._kernels = self.open_kernels(repository / GRAPH, device)
+        except DeviceError as error:
+            self.computed_by += f", because {error}"
+        if self._kernels:
+            self.computed_by = self._kernels.computed_by
 
     def next_columns(self, columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> Columns:
         """As the host's, drawn where the logits are."""

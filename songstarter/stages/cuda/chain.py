@@ -17,9 +17,9 @@ DOWN, WARPS = 32, 8  # of a product's block
 QUAD = 4  # halves that a thread activates
 FLOAT_BYTES, HALF_BYTES = 4, 2
 
-FEW_ROWS = (2, 4, 6, 8)  # whose products are the project's own
-LARGEST_SHARE = 1024  # of a product's inner width: what a block holds of 8 rows
-FEWEST_BLOCKS = 192  # two blocks for most of a large device's processors
+FEW_ROWS = (2,)  # whose products are the project's own: of four rows cuBLAS's are faster
+LARGEST_SHARE = 1024  # of a product's inner width
+FEWEST_BLOCKS = 128  # about one for each processor of a large device
 ATTENDING_BLOCKS = 512
 MOST_SHARES = 16  # of a row's positions
 LEFT = HEAD_SIZE + 2  # numbers that a share of attention leaves
