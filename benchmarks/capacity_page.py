@@ -55,7 +55,7 @@ fp16_kv8 keeps keys and values in 8 bits.
 {_typical(page)}
 
 "KV GB" is what the slots' keys and values take, for the longest window and two rows each, and what there is for them:
-{USABLE_MEMORY:.0%} of the GPU's memory less all weights
+{USABLE_MEMORY:.0%} of the GPU's memory less all weights, the decoder's twice,
 and {BESIDE_DECODER_BYTES / 1e9:g} GB for the other stages and the runtime (assumed).
 
 ## The more at once, the cheaper

@@ -95,8 +95,9 @@ class Gpu:
     price: float  # US dollars per hour: an example
 
     def memory_for_songs(self, model: Model, precision: Precision) -> int:
-        """Bytes left for keys and values."""
-        return int(self.memory * USABLE_MEMORY) - model.parameters * precision.weight_bytes - BESIDE_DECODER_BYTES
+        """Bytes left for keys and values; the decoder's weights are there twice, for its graph and for its kernels."""
+        weights = model.parameters * precision.weight_bytes + precision.traffic(model).weights
+        return int(self.memory * USABLE_MEMORY) - weights - BESIDE_DECODER_BYTES
 
 
 def memory_of_song(model: Model, precision: Precision, positions: int) -> int:

@@ -175,7 +175,21 @@ int cuModuleGetFunction(void **function, void *, const char *name) {
     auto found = kernels.find(name);
     return found == kernels.end() ? 500 : (*function = &found->second, 0);
 }
-int cuMemAlloc_v2(void **place, size_t bytes) { return *place = aligned_alloc(256, (bytes + 255) / 256 * 256), 0; }
+// With a bound in the environment it can run out.
+std::map<void *, size_t> allocated;
+size_t allocated_bytes() {
+    size_t sum = 0;
+    for (const auto &[place, bytes] : allocated) sum += bytes;
+    return sum;
+}
+int cuMemAlloc_v2(void **place, size_t bytes) {
+    const char *bound = getenv("EMULATED_DEVICE_BYTES");
+    if (bound && allocated_bytes() + bytes > strtoull(bound, nullptr, 10)) return 2;
+    *place = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    allocated[*place] = bytes;
+    return 0;
+}
+int cuMemFree_v2(void *place) { return free(place), allocated.erase(place), 0; }
 int cuMemHostAlloc(void **place, size_t bytes, unsigned) { return cuMemAlloc_v2(place, bytes); }
 int cuMemcpyHtoD_v2(void *to, const void *from, size_t bytes) { return memcpy(to, from, bytes), 0; }
 int cuMemcpyDtoH_v2(void *to, const void *from, size_t bytes) { return memcpy(to, from, bytes), 0; }

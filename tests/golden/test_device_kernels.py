@@ -7,33 +7,22 @@ compute what the ONNX graph of the same weights does, and that every launch and 
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from export.checkpoints import Loaded
-from songstarter.stages.cuda.compiler import FOLDER
-from songstarter.stages.cuda.libraries import Opener
+from songstarter.errors import DeviceError
+from songstarter.stages.cuda.compiler import compile_kernels
+from songstarter.stages.cuda.libraries import Opener, open_library
 from songstarter.stages.cuda.step import Kernels
+from songstarter.stages.decoder import GRAPH, Prefix
 from songstarter.stages.device_decoder import DeviceDecoder
 from songstarter.stages.sampler import sample_slots
-from tests.golden.test_device_decoder import DRAWS, SLOTS, filled, write
+from tests.golden.test_device_decoder import DRAWS, SLOTS, fill, filled, prefix_of, write
 
-EMULATOR = Path(__file__).parents[1] / "emulated_cuda"
-
-
-@pytest.fixture(scope="session")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> Opener:
-    """CUDA's libraries, all of them in one of the host's."""
-    compiler = shutil.which("g++")
-    assert compiler, "the emulator needs g++"
-    library = tmp_path_factory.mktemp("emulated") / "libemulated.so"
-    flags = ["-std=c++17", "-O2", "-shared", "-fPIC", f"-I{EMULATOR}", f"-I{FOLDER}"]
-    subprocess.run([compiler, *flags, str(EMULATOR / "emulated.cpp"), "-o", str(library)], check=True)
-    return lambda name: ctypes.CDLL(str(library))
+NO_COLUMNS = np.zeros((8, 0), np.int64)
 
 
 @pytest.fixture
@@ -70,3 +59,78 @@ def test_a_step_of_the_kernels_is_the_graph_s(
         for slot in draws:
             columns[slot] = found[slot]
         lengths[:count] += 1
+
+
+def test_logits_that_are_no_numbers_end_their_own_take(
+    melody_checkpoint: Loaded, tmp_path: Path, decoder_class: type[DeviceDecoder]
+) -> None:
+    stage = decoder_class(tmp_path, write(melody_checkpoint, "fp16", tmp_path), slots=3)
+    prefix = prefix_of(melody_checkpoint, 0)
+    poisoned = Prefix(np.where(np.arange(len(prefix.guided))[:, None] == 3, np.nan, prefix.guided), prefix.null)
+    columns = np.random.default_rng(1).integers(0, 2048, (3, melody_checkpoint.codebooks))
+    lengths = np.stack([fill(stage, slot, one, NO_COLUMNS) for slot, one in enumerate([prefix, poisoned, prefix])])
+    draws = dict.fromkeys(range(3), DRAWS[1])
+    found = stage.next_columns(columns, lengths, draws)
+    expected = sample_slots(stage.last_logits(), draws)
+    assert found[1] is None
+    assert expected[1] is None
+    assert all((found[slot] == expected[slot]).all() for slot in (0, 2))
+
+
+def test_a_song_s_columns_are_the_same_at_any_place_among_as_many(
+    melody_checkpoint: Loaded, tmp_path: Path, decoder_class: type[DeviceDecoder]
+) -> None:
+    stage = decoder_class(tmp_path, write(melody_checkpoint, "fp16_kv8", tmp_path), slots=4)
+    columns, lengths = np.full((4, melody_checkpoint.codebooks), 7), np.zeros((4, 2), np.int64)
+    for slot, seed in enumerate([5, 6, 5, 7]):
+        lengths[slot] = fill(stage, slot, prefix_of(melody_checkpoint, seed), NO_COLUMNS)
+    draws = {0: DRAWS[1], 1: DRAWS[0], 2: DRAWS[1], 3: DRAWS[2]}
+    for _ in range(3):
+        found = stage.next_columns(columns, lengths, draws)
+        logits = stage.last_logits()
+        assert (logits[0] == logits[2]).all()
+        assert (found[0] == found[2]).all()
+        columns, lengths = np.stack([found[slot] for slot in range(4)]), lengths + 1
+
+
+def test_without_a_library_the_graph_plays_and_says_why(melody_checkpoint: Loaded, tmp_path: Path) -> None:
+    class WithoutCuda(DeviceDecoder):
+        open_kernels = staticmethod(lambda graph, device: Kernels.of(graph))
+
+    stage = WithoutCuda(tmp_path, write(melody_checkpoint, "fp16", tmp_path), slots=SLOTS)
+    assert stage.computed_by.startswith("onnxruntime, because libcuda.so.1 cannot be opened (")
+    columns, lengths = filled(stage, melody_checkpoint)
+    assert stage.next_columns(columns, lengths, {0: DRAWS[0]})[0] is not None
+
+
+def test_without_memory_for_the_weights_the_graph_plays_and_all_is_given_back(
+    melody_checkpoint: Loaded,
+    tmp_path: Path,
+    decoder_class: type[DeviceDecoder],
+    emulated: Opener,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    allocated = emulated("libcuda.so.1").allocated_bytes
+    allocated.restype = ctypes.c_size_t
+    before = allocated()
+    monkeypatch.setenv("EMULATED_DEVICE_BYTES", str(before + (33 << 20)))  # cuBLAS's workspace and little more
+    stage = decoder_class(tmp_path, write(melody_checkpoint, "fp16", tmp_path), slots=2)
+    assert stage.computed_by == "onnxruntime, because cuMemAlloc_v2 failed on the device with code 2"
+    assert allocated() == before
+
+
+def test_a_decoder_that_attends_to_text_is_left_to_its_graph(
+    text_checkpoint: Loaded, tmp_path: Path, emulated: Opener
+) -> None:
+    write(text_checkpoint, "fp16", tmp_path)
+    assert Kernels.of(tmp_path / GRAPH, emulated) is None
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
+def test_cuda_s_own_compiler_takes_the_kernels(capability: tuple[int, int]) -> None:
+    assert compile_kernels(open_library, capability).startswith(b"\x7fELF")
+
+
+def test_what_the_compiler_refuses_is_told() -> None:
+    with pytest.raises(DeviceError, match=r"decoder\.cu cannot be compiled .* capability 1\.0: .*architecture"):
+        compile_kernels(open_library, (1, 0))

@@ -316,5 +316,5 @@ def test_the_page_and_the_picture_in_docs_are_what_the_planner_writes(
 
 
 def test_hardware_that_is_not_known_is_answered_with_what_is() -> None:
-    with pytest.raises(SystemExit, match=r"no hardware is called 'H300' .* 30 s; there are: H200, H100 SXM"):
+    with pytest.raises(SystemExit, match=r"no hardware is called 'H300' .* 30 s; there are: H100 SXM, A100-80"):
         main(["--hardware", "H300"])

@@ -119,7 +119,7 @@ __device__ inline void attend(const Attend &p) {
         for (int i = 0; i < AT_ONCE; i++) {
             float numbers[EACH];
             Kind::read(value[i], p.level, numbers);
-            if (scores[i] > LOWEST) seen.see(scores[i], numbers);
+            if (base + i * GROUPS + group < stop) seen.see(scores[i], numbers);  // one that is no number too: it must show
         }
     }
 

@@ -31,6 +31,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuModuleLoadData": (OUT, ctypes.c_char_p),
     "cuModuleGetFunction": (OUT, POINTER, ctypes.c_char_p),
     "cuMemAlloc_v2": (OUT, c_size_t),
+    "cuMemFree_v2": (POINTER,),
     "cuMemHostAlloc": (OUT, c_size_t, c_uint),
     "cuMemcpyHtoD_v2": (POINTER, POINTER, c_size_t),
     "cuMemcpyDtoH_v2": (POINTER, POINTER, c_size_t),
@@ -97,6 +98,7 @@ class Driver:
         self.make_current()
         self.stream = self._made("cuStreamCreate", NON_BLOCKING)
         self._kernels: dict[str, c_void_p] = {}
+        self._allocated: list[int] = []
 
     def make_current(self) -> None:
         """Let this thread call the driver."""
@@ -109,11 +111,17 @@ class Driver:
             self._kernels[name] = self._made("cuModuleGetFunction", module, name.encode())
 
     def allocate(self, size: int) -> int:
-        """The address of so many bytes, all zero, which stay for good."""
+        """The address of so many bytes, all zero, which stay until all are given back."""
         address = self._made("cuMemAlloc_v2", size).value
         assert address is not None
+        self._allocated.append(address)
         self._call("cuMemsetD8_v2", address, 0, size)
         return address
+
+    def give_back(self) -> None:
+        """Free all that was allocated."""
+        while self._allocated:
+            self._call("cuMemFree_v2", self._allocated.pop())
 
     def upload(self, array: Array) -> int:
         """The address of a copy."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from songstarter.array import Array
+from songstarter.errors import DeviceError
 from songstarter.stages.cuda.chain import Chain, Scratch, kernels_of, scratch_bytes
 from songstarter.stages.cuda.compiler import compile_kernels
 from songstarter.stages.cuda.driver import Driver, Launch
@@ -38,13 +39,17 @@ class Kernels:
         """Compile, and bring the weights to the device.
 
         Raises:
-            DeviceError: the device, its driver, the compiler or cuBLAS is not to be had.
+            DeviceError: the device, its driver, the compiler or cuBLAS is not to be had, or memory for the weights.
         """
         self._layout = layout
         self._driver = Driver(opener)
-        self._driver.load(compile_kernels(opener, self._driver.capability), kernels_of(layout))
-        self._blas = Blas(opener, self._driver)
-        self._weights = {name: self._driver.upload(layout.weights[name]) for name in layout.names()}
+        try:
+            self._driver.load(compile_kernels(opener, self._driver.capability), kernels_of(layout))
+            self._blas = Blas(opener, self._driver)
+            self._weights = {name: self._driver.upload(layout.weights[name]) for name in layout.names()}
+        except DeviceError:
+            self._driver.give_back()  # the graph goes on without us
+            raise
 
     @classmethod
     def of(cls, graph: Path, opener: Opener = open_library) -> Kernels | None:
