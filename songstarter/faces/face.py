@@ -32,6 +32,7 @@ class Face:
         fields: Sequence[Field] = FIELDS,
         max_duration: float = 300.0,
         max_audio_seconds: float = 600.0,
+        codec_calls: float = 3,
     ) -> None:
         """Read the exported repository.
 
@@ -45,7 +46,7 @@ class Face:
         self._conditioner = Conditioner(
             self._checkpoint, load_tokenizer(repository), stages, max_audio_seconds=max_audio_seconds
         )
-        self._renderer = Renderer(self._checkpoint, stages)
+        self._renderer = Renderer(self._checkpoint, stages, codec_calls=int(codec_calls))
 
     def answer(self, values: Mapping[str, Any], visit: Visit) -> Generator[Tensors, None, None]:
         """The outputs of ``contract.OUTPUTS``, once, for plain values by the names of ``contract.FIELDS``.
@@ -59,7 +60,8 @@ class Face:
         files: dict[int, bytes] = {}
         with closing(self._stages.decode(order)) as responses:
             for response in responses:
-                files[int(response["variation"].item())] = self._renderer.file(response["codes"], request)
+                file = self._renderer.file(response["codes"], request, visit)
+                files[int(response["variation"].item())] = file
                 visit.rendered(response["codes"].shape[1] / self._checkpoint.frames_per_second)
         if len(files) != request.variations:
             raise TakeFailed(f"the decoder sent {len(files)} takes of {request.variations}")

@@ -15,7 +15,7 @@ from songstarter.faces.desk import Answering, Replying, RequestDesk
 from songstarter.faces.triton import TritonStages, origin_of, settings_of, values_of
 from songstarter.publisher import Publisher
 
-SETTINGS = ("max_requests", "max_duration", "max_audio_seconds")
+SETTINGS = ("max_requests", "max_duration", "max_audio_seconds", "codec_calls")
 
 
 class PublicModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 
 import numpy as np
 
@@ -13,46 +14,54 @@ from songstarter.checkpoint import Checkpoint
 from songstarter.chunks import SongDecoder
 from songstarter.contract import CODEC_DECODER
 from songstarter.faces.stages import Stages, Tensors
+from songstarter.faces.turns import Turns
+from songstarter.faces.visits import Visit
 from songstarter.loudness import normalize
 from songstarter.request import Request
 from songstarter.waveform import Waveform
 
 
 class Renderer:
-    """Makes audible what the decoder wrote."""
+    """Makes audible what the decoder wrote; visits take turns at the codec."""
 
-    def __init__(self, checkpoint: Checkpoint, stages: Stages) -> None:
+    def __init__(self, checkpoint: Checkpoint, stages: Stages, *, codec_calls: int) -> None:
+        """``codec_calls``: how many may be under way at once; who has more to decode waits for its turn."""
         self._checkpoint = checkpoint
         self._stages = stages
+        self._turns = Turns(codec_calls)
 
-    def file(self, frames: Array, request: Request) -> bytes:
+    def file(self, frames: Array, request: Request, visit: Visit) -> bytes:
         """``frames`` [codebook, frame] as the bytes of a file, or of its data URI, as the request wants it."""
-        waveform = normalize(self.waveform(frames), request.normalization)
+        waveform = normalize(self._waveform(frames, visit), request.normalization)
         data = encode(waveform, request.audio_format)
         return data if request.encoding == "raw" else data_uri(data, request.audio_format).encode()
 
-    def waveform(self, frames: Array) -> Waveform:
-        """[codebook, frame] -> [channel, sample]; every channel is decoded by itself (spec 4.3)."""
-        song = self.song(frames.shape[1])
-        return Waveform(song.push(self.by_channel(frames)), self._checkpoint.sample_rate)
-
-    def song(self, frames: int) -> SongDecoder:
+    def song(self, frames: int, visit: Visit) -> SongDecoder:
         """A song of so many frames, to be decoded as its codes come."""
         facts = self._checkpoint
-        return SongDecoder(self._decode, facts.codec, channels=facts.channels, frames=frames)
+        return SongDecoder(partial(self._decode, visit), facts.codec, channels=facts.channels, frames=frames)
 
     def by_channel(self, frames: Array) -> Array:
         """[codebook, frame] -> [channel, codec codebook, frame]."""
         codes: Array = frames.reshape(-1, self._checkpoint.channels, frames.shape[1]).transpose(1, 0, 2)
         return codes
 
-    def _decode(self, inputs: Tensors) -> Tensors:
-        """A run of the codec for each channel, all under way at once: every instance of it that is free takes one."""
+    def _waveform(self, frames: Array, visit: Visit) -> Waveform:
+        """[codebook, frame] -> [channel, sample]; every channel is decoded by itself (spec 4.3)."""
+        song = self.song(frames.shape[1], visit)
+        return Waveform(song.push(self.by_channel(frames)), self._checkpoint.sample_rate)
+
+    def _decode(self, visit: Visit, inputs: Tensors) -> Tensors:
+        """A call of the codec for each channel, at once: every instance of it that is free takes one."""
         count = self._checkpoint.channels
         with ThreadPoolExecutor(count) as pool:
             calls = [
-                pool.submit(copy_context().run, self._stages.run, CODEC_DECODER, one)
+                pool.submit(copy_context().run, self._decode_channel, visit, one)
                 for one in ({name: rows[[channel]] for name, rows in inputs.items()} for channel in range(count))
             ]
         answers = [call.result() for call in calls]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+    def _decode_channel(self, visit: Visit, inputs: Tensors) -> Tensors:
+        with self._turns.turn(visit):
+            return self._stages.run(CODEC_DECODER, inputs)

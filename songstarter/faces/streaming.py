@@ -38,7 +38,7 @@ MOST_FLOAT = float(np.finfo(np.float32).max)  # a nearly silent take's gain may 
 class StreamFace:
     """Answers requests with messages; it holds no state of any of them, so many may be under way at once."""
 
-    def __init__(self, repository: Path, stages: Stages, **bounds: float) -> None:
+    def __init__(self, repository: Path, stages: Stages, *, codec_calls: float = 8, **bounds: float) -> None:
         """Read the exported repository; ``bounds`` are those of ``Face``.
 
         Raises:
@@ -47,7 +47,7 @@ class StreamFace:
         self._checkpoint = Checkpoint.read(repository)
         self._stages = stages
         self._face = Face(repository, stages, fields=STREAM_FIELDS, **bounds)
-        self._renderer = Renderer(self._checkpoint, stages)
+        self._renderer = Renderer(self._checkpoint, stages, codec_calls=int(codec_calls))
 
     def answer(self, values: Mapping[str, Any], visit: Visit) -> Generator[Tensors, None, None]:
         """Messages (``contract.STREAM_OUTPUTS``) for plain values by the names of ``contract.STREAM_FIELDS``.
@@ -60,7 +60,9 @@ class StreamFace:
         """
         request, order = self._face.prepare(values, visit)
         frames = self._checkpoint.frames_in(request.duration)
-        takes = [TakeStream(self._checkpoint, self._renderer, request, frames) for _ in range(request.variations)]
+        takes = [
+            TakeStream(self._checkpoint, self._renderer, request, frames, visit) for _ in range(request.variations)
+        ]
         order |= {"first_chunk": np.array([FIRST], np.int32), "chunk": np.array([STEP], np.int32)}
         yield from self._messages(order, takes, request, visit)
         if not all(take.complete for take in takes):
@@ -125,12 +127,12 @@ class Chunk:
 class TakeStream:
     """One take on its way to the caller: frames in, chunks of its file out."""
 
-    def __init__(self, checkpoint: Checkpoint, renderer: Renderer, request: Request, frames: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, renderer: Renderer, request: Request, frames: int, visit: Visit) -> None:
         rate, channels = checkpoint.sample_rate, checkpoint.channels
         length = frames * checkpoint.samples_per_frame
         self._rate = rate
         self._renderer = renderer
-        self._song = renderer.song(frames)
+        self._song = renderer.song(frames, visit)
         self._level = leveller(request.normalization, rate, channels)
         self._file = ENCODERS[request.audio_format](rate, channels, length)
         self._lengths = chunk_lengths(max(checkpoint.frames_in(request.chunk_seconds), 1))

@@ -24,7 +24,7 @@ from songstarter.metrics import (
     Series,
     by_outcome,
 )
-from songstarter.request import Request
+from songstarter.request import USUAL_PRIORITY, Request
 
 UNTOLD = 65_536  # observations that are kept while nobody collects them
 OUTCOMES: dict[type[Exception], str] = {
@@ -47,6 +47,7 @@ class Visit:
     audio_seconds: float = 0.0  # of every variation
     order: str | None = None  # the name of its order, once the decoder may have it
     stopped: SongstarterError | None = None  # why its work shall end before it is done
+    awaited: set[threading.Event] = field(default_factory=set, repr=False)  # what its threads wait for
 
     @property
     def trace_id(self) -> str | None:
@@ -57,12 +58,18 @@ class Visit:
     def age(self) -> float:
         return time.monotonic() - self.arrived
 
+    @property
+    def priority(self) -> int:
+        return self.request.priority if self.request else USUAL_PRIORITY
+
     def understood(self, request: Request) -> None:
         self.request = request
 
     def stop(self, reason: SongstarterError) -> None:
         """Let its work end at the next stage; the first reason counts. From any thread."""
         self.stopped = self.stopped or reason
+        for event in list(self.awaited):
+            event.set()
 
     def mind_the_time(self) -> None:
         """Stop if the caller's deadline has passed."""
@@ -75,6 +82,16 @@ class Visit:
         self.mind_the_time()
         if self.stopped:
             raise self.stopped
+
+    def wait_for(self, event: threading.Event) -> None:
+        """Until the event is set; raise the reason why the work shall end, if there is one before or after."""
+        self.awaited.add(event)
+        try:
+            self.go_on()  # after it was added: who stops the visit from now on sets it
+            event.wait()
+            self.go_on()
+        finally:
+            self.awaited.discard(event)
 
     def rendered(self, audio_seconds: float) -> None:
         """Note that so many seconds of audio are ready."""
