@@ -23,7 +23,8 @@ COPY --from=wheel /dist /dist
 RUN python3 -m pip install --no-cache-dir --break-system-packages virtualenv==21.15.8 \
  && python3 -m virtualenv /opt/songstarter \
  && /opt/songstarter/bin/python -m pip install --no-cache-dir --constraint constraints.txt \
-      "$(echo /dist/songstarter-*.whl)[runtime-gpu]"
+      "$(echo /dist/songstarter-*.whl)[runtime-gpu]" \
+ && /opt/songstarter/bin/python -m songstarter.stages.cuda.compiler
 
 FROM triton AS runtime
 ARG VERSION=0.1.0

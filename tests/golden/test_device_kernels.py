@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import gpu_blocks
 from export.checkpoints import Loaded
 from songstarter.errors import DeviceError
-from songstarter.stages.cuda.compiler import compile_kernels
+from songstarter.stages.cuda.compiler import CAPABILITIES, compile_kernels
 from songstarter.stages.cuda.libraries import Opener, open_library
 from songstarter.stages.cuda.step import Kernels
 from songstarter.stages.decoder import GRAPH, Prefix
@@ -126,7 +127,7 @@ def test_a_decoder_that_attends_to_text_is_left_to_its_graph(
     assert Kernels.of(tmp_path / GRAPH, emulated) is None
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_cuda_s_own_compiler_takes_the_kernels(capability: tuple[int, int]) -> None:
     assert compile_kernels(open_library, capability).startswith(b"\x7fELF")
 
@@ -134,3 +135,15 @@ def test_cuda_s_own_compiler_takes_the_kernels(capability: tuple[int, int]) -> N
 def test_what_the_compiler_refuses_is_told() -> None:
     with pytest.raises(DeviceError, match=r"decoder\.cu cannot be compiled .* capability 1\.0: .*architecture"):
         compile_kernels(open_library, (1, 0))
+
+
+@pytest.mark.slow
+def test_sizes_of_blocks_can_be_compared(emulated: Opener, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu_blocks.main(["--size", "tiny", "--layers", "1", "--songs", "1", "--context", "20", "--steps", "1"], emulated)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "as it is",
+        *(f"{name} {value}" for name, values in gpu_blocks.CHANGES for value in values),
+        "as it is",
+    ]
+    assert all(float(line.split(": ")[1]) > 0 for line in lines)

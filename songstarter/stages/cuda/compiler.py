@@ -1,17 +1,22 @@
-"""The doorway to CUDA's compiler: kernels are compiled where they run, for the device that is there."""
+"""The doorway to CUDA's compiler: kernels are compiled where they run, for the device that is there.
+
+``python -m songstarter.stages.cuda.compiler`` compiles them for devices that are not there: does it work at all.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
 from songstarter.errors import DeviceError
-from songstarter.stages.cuda.libraries import COMPILER, Calls, Opener
+from songstarter.stages.cuda.libraries import COMPILER, Calls, Opener, open_library
 
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER / "decoder.cu"
+CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))  # from Ampere to Blackwell
 OUT, SIZE = ctypes.POINTER(c_void_p), ctypes.POINTER(c_size_t)
 
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
@@ -52,3 +57,9 @@ def _text(call: Calls, name: str, program: c_void_p) -> bytes:
     buffer = ctypes.create_string_buffer(size.value)
     call(name, program, buffer)
     return buffer.raw
+
+
+if __name__ == "__main__":
+    for capability in CAPABILITIES:
+        made = len(compile_kernels(open_library, capability))
+        sys.stdout.write(f"compute capability {capability[0]}.{capability[1]}: {made} bytes\n")
