@@ -9,10 +9,12 @@ the milliseconds of a step as the sizes are, and with one of them changed at a t
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +22,15 @@ from benchmarks.arguments import numbers
 from benchmarks.shapes import SIZES, Size
 from songstarter.array import Array
 from songstarter.request import Sampling
-from songstarter.stages.buckets import KernelBucket, write_inputs
+from songstarter.stages.buckets import KernelBucket, step_inputs, write_inputs
 from songstarter.stages.cuda import chain
+from songstarter.stages.cuda.driver import Driver
 from songstarter.stages.cuda.layout import HALF, HEAD_SIZE, Layout
 from songstarter.stages.cuda.libraries import Opener, open_library
 from songstarter.stages.cuda.step import Kernels
 from songstarter.stages.graph_weights import Weight, Weights
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
+from songstarter.stages.packed_inputs import Packing
 from songstarter.stages.sampler import Draw
 from songstarter.stages.session import Place
 
@@ -34,7 +38,7 @@ POSITIONS = 2048
 WARM_STEPS = 2
 NORMS = ("self_attn_layer_norm", "final_layer_norm")
 # What is changed, one at a time: the name of a size, and its values.
-CHANGES: tuple[tuple[str, tuple[object, ...]], ...] = (
+CHANGES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("FEWEST_BLOCKS", (64, 96, 128, 192, 256, 384)),
     ("ATTENDING_BLOCKS", (128, 256, 512, 1024)),
     ("FEW_ROWS", ((), (2,))),
@@ -44,8 +48,13 @@ CHANGES: tuple[tuple[str, tuple[object, ...]], ...] = (
 def main(arguments: Sequence[str] | None = None, opener: Opener = open_library) -> None:
     parsed = _parse(arguments)
     size = Size("blocks", layers=parsed.layers, hidden=SIZES[parsed.size].hidden)
-    kernels = Kernels(Layout(synthetic(size)), opener)
-    memory = _memory(kernels, size, max(parsed.songs))
+    most = max(parsed.songs)
+    given = Packing(step_inputs(most, size.codebooks)).bytes
+    with ExitStack() as largest:  # memory is taken at the start, and must do for every size that is tried
+        for name, values in CHANGES:
+            largest.enter_context(_changed(name, max(values)))
+        kernels = Kernels(Layout(synthetic(size)), most * ROWS_PER_SLOT, given, opener)
+    memory = _memory(Driver(opener), size, most)
     for name, value in (("", None), *((name, value) for name, values in CHANGES for value in values), ("", None)):
         with _changed(name, value):
             found = (f"{songs}: {_step(kernels, size, memory, songs, parsed):.3f}" for songs in parsed.songs)
@@ -82,19 +91,17 @@ def synthetic(size: Size) -> Weights:
     return Weights(np.concatenate(parts), index)
 
 
-def _memory(kernels: Kernels, size: Size, songs: int) -> dict[str, Place]:
+def _memory(driver: Driver, size: Size, songs: int) -> dict[str, Place]:
     """Keys and values of so many slots."""
     shape = (songs * ROWS_PER_SLOT, size.heads, POSITIONS, HEAD_SIZE)
     names = (f"{kind}_{layer}" for kind in ("key", "value") for layer in range(size.layers))
-    return {
-        name: Place("cuda", np.float16, shape, kernels.allocate(2 * int(np.prod(shape, dtype=np.int64))))
-        for name in names
-    }
+    size_of_block = math.prod(shape) * np.dtype(np.float16).itemsize
+    return {name: Place("cuda", np.float16, shape, driver.allocate(size_of_block)) for name in names}
 
 
 def _step(kernels: Kernels, size: Size, memory: Mapping[str, Place], songs: int, asked: argparse.Namespace) -> float:
     """Milliseconds of a step of so many songs, upload, download and wait included."""
-    bucket = KernelBucket(kernels, songs, size.codebooks, size.vocabulary, memory)
+    bucket = KernelBucket(kernels, songs, size.codebooks, memory)
     columns = np.zeros((songs, size.codebooks), np.int64)
     draws = {slot: Draw(Sampling(), seed=slot, variation=0, step=asked.context) for slot in range(songs)}
     write_inputs(bucket.views, columns, np.full((songs, ROWS_PER_SLOT), asked.context), draws)

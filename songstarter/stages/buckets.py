@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from songstarter.array import Array
+from songstarter.checkpoint import Checkpoint
+from songstarter.stages.cuda.layout import HEAD_SIZE
+from songstarter.stages.cuda.libraries import Opener, open_library
 from songstarter.stages.cuda.step import Kernels
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.packed_inputs import Layout, PackedInputs, Packing
@@ -82,28 +86,32 @@ class GraphBucket:
 
 
 class KernelBucket:
-    """Runs the project's own kernels: one launch, one wait, and no copy but that of a step's small inputs."""
+    """Runs the project's own kernels: one launch, one wait, and no copies but of a step's small inputs and columns."""
 
-    def __init__(
-        self, kernels: Kernels, slots: int, codebooks: int, vocabulary: int, memory: Mapping[str, Place]
-    ) -> None:
-        packing, rows = Packing(step_inputs(slots, codebooks)), slots * ROWS_PER_SLOT
-        self._logits = np.zeros((rows, codebooks, vocabulary), np.float32)
-        self._kernels, self._logits_at = kernels, kernels.allocate(self._logits.nbytes)
-        exchange = kernels.exchange(packing.bytes, slots * codebooks * np.dtype(np.int64).itemsize)
+    def __init__(self, kernels: Kernels, slots: int, codebooks: int, memory: Mapping[str, Place]) -> None:
+        packing = Packing(step_inputs(slots, codebooks))
+        exchange = kernels.exchange.part(packing.bytes, slots * codebooks * np.dtype(np.int64).itemsize)
         self.views: Mapping[str, Array] = packing.views(exchange.given)
         self._columns: Array = exchange.found.view(np.int64).reshape(slots, codebooks)
-        places = {
-            **{name: place.address for name, place in memory.items()},
-            **packing.addresses(exchange.given_at),
-            "logits": self._logits_at,
-            "columns": exchange.found_at,
-        }
-        self._step = kernels.bind(exchange, places, rows)
+        self._kernels, self._rows = kernels, slots * ROWS_PER_SLOT
+        places = {name: place.address for name, place in memory.items()} | packing.addresses(exchange.given_at)
+        self._step = kernels.bind(exchange, places, self._rows)
 
     def run(self) -> Array:
         self._step.run()
         return self._columns.copy()
 
     def logits(self) -> Array:
-        return self._kernels.read(self._logits_at, self._logits).copy()
+        return self._kernels.logits(self._rows)
+
+
+def open_kernels(graph: Path, checkpoint: Checkpoint, slots: int, opener: Opener = open_library) -> Kernels | None:
+    """The project's own kernels for a decoder graph and up to so many slots; None where they are not made for it.
+
+    Raises:
+        DeviceError: something that they need is missing.
+    """
+    if checkpoint.decoder.head_size != HEAD_SIZE:
+        return None
+    given = Packing(step_inputs(slots, checkpoint.codebooks)).bytes
+    return Kernels.of(graph, slots * ROWS_PER_SLOT, given, opener)

@@ -23,7 +23,7 @@ import numpy as np
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint, Device
 from songstarter.errors import DeviceError
-from songstarter.stages.buckets import Bucket, GraphBucket, KernelBucket, step_inputs, write_inputs
+from songstarter.stages.buckets import Bucket, GraphBucket, KernelBucket, open_kernels, step_inputs, write_inputs
 from songstarter.stages.cuda.step import Kernels
 from songstarter.stages.decoder import GRAPH, DecoderStage
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
@@ -36,13 +36,9 @@ from songstarter.stages.session import DeviceArray, Session
 NO_NUMBERS = -1  # the sampler's column for logits that are none
 
 
-def open_kernels(graph: Path, device: Device) -> Kernels | None:
-    """The project's own kernels for a decoder graph; None where it is for the graph itself to run.
-
-    Raises:
-        DeviceError: something that they need is missing.
-    """
-    return Kernels.of(graph) if device == "cuda" else None
+def kernels_on(device: Device, graph: Path, checkpoint: Checkpoint, slots: int) -> Kernels | None:
+    """The project's own kernels, where the device is one for them."""
+    return open_kernels(graph, checkpoint, slots) if device == "cuda" else None
 
 
 class DeviceDecoder(DecoderStage):
@@ -53,7 +49,7 @@ class DeviceDecoder(DecoderStage):
 
     _session: Session
     runtime = OnDevice
-    open_kernels = staticmethod(open_kernels)
+    kernels_on = staticmethod(kernels_on)
 
     def __init__(
         self,
@@ -70,7 +66,7 @@ class DeviceDecoder(DecoderStage):
         self._guard = ReplayGuard()
         self._kernels: Kernels | None = None
         try:
-            self._kernels = self.open_kernels(repository / GRAPH, device)
+            self._kernels = self.kernels_on(device, repository / GRAPH, checkpoint, self.slots)
         except DeviceError as error:
             self.computed_by += f", because {error}"
         if self._kernels:
@@ -96,7 +92,7 @@ class DeviceDecoder(DecoderStage):
         rows = slots * ROWS_PER_SLOT
         memory = self._places(0, rows)
         if self._kernels:
-            return KernelBucket(self._kernels, slots, self.codebooks, self._vocabulary, memory)
+            return KernelBucket(self._kernels, slots, self.codebooks, memory)
         inputs = PackedInputs(step_inputs(slots, self.codebooks), self._device)
         fixed: dict[str, Array] = {
             "logits": np.zeros((rows, self.codebooks, self._vocabulary), np.float32),

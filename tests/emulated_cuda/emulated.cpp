@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <setjmp.h>
 #include <string>
 #include <ucontext.h>
@@ -33,7 +34,6 @@ struct Fiber {
 
 struct Warp {
     uint64_t values[2][32];
-    unsigned meetings = 0;
 };
 
 std::vector<Fiber> fibers(MOST_THREADS);
@@ -106,12 +106,39 @@ void run_block(unsigned order) {
         }
 }
 
-void run_kernel(Work kernel, Place grid, int threads) {
+constexpr size_t GUARD = 256;
+constexpr unsigned char UNTOUCHED = 0xa5;
+std::map<void *, size_t> allocated;  // each with a guard behind it
+
+size_t allocated_bytes_now() {
+    size_t sum = 0;
+    for (const auto &[place, bytes] : allocated) sum += bytes;
+    return sum;
+}
+
+void check_guards(const char *after) {
+    for (const auto &[place, bytes] : allocated)
+        for (size_t i = 0; i < GUARD; i++)
+            if (((unsigned char *)place)[bytes + i] != UNTOUCHED) {
+                fprintf(stderr, "%s wrote behind the end of %zu bytes\n", after, bytes);
+                abort();
+            }
+}
+
+// Blocks run in an order of their own each time: whoever is last must not always be the one with the highest number.
+void run_kernel(const char *name, Work kernel, Place grid, int threads) {
     static unsigned launches = 0;
     thread = kernel, count = threads, gridDim = grid;
-    for (blockIdx.z = 0; blockIdx.z < grid.z; blockIdx.z++)
-        for (blockIdx.y = 0; blockIdx.y < grid.y; blockIdx.y++)
-            for (blockIdx.x = 0; blockIdx.x < grid.x; blockIdx.x++) run_block(launches++);
+    const unsigned blocks = grid.x * grid.y * grid.z;
+    unsigned stride = 7919 % blocks;
+    while (std::gcd(stride, blocks) != 1) stride++;
+    for (unsigned i = 0; i < blocks; i++) {
+        const unsigned block = (unsigned)(((uint64_t)i * stride + launches) % blocks);
+        blockIdx = {block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y};
+        run_block(launches + i);
+    }
+    launches++;
+    check_guards(name);
 }
 
 typedef std::function<Work(void *)> Bound;  // arguments -> what a thread does, the arguments copied
@@ -169,27 +196,24 @@ int cuDeviceGet(int *device, int) { return *device = 0; }
 int cuDeviceGetAttribute(int *value, int which, int) { return *value = which == 75 ? 9 : 0, 0; }
 int cuDevicePrimaryCtxRetain(void **context, int) { return *context = nullptr, 0; }
 int cuCtxSetCurrent(void *) { return 0; }
-int cuGetErrorString(int, const char **words) { return *words = "emulated", 0; }
+int cuGetErrorName(int, const char **words) { return *words = "emulated", 0; }
 int cuModuleLoadData(void **module, const void *) { return *module = nullptr, 0; }
 int cuModuleGetFunction(void **function, void *, const char *name) {
     auto found = kernels.find(name);
-    return found == kernels.end() ? 500 : (*function = &found->second, 0);
+    return found == kernels.end() ? 500 : (*function = (void *)&*found, 0);
 }
+size_t allocated_bytes() { return allocated_bytes_now(); }
 // With a bound in the environment it can run out.
-std::map<void *, size_t> allocated;
-size_t allocated_bytes() {
-    size_t sum = 0;
-    for (const auto &[place, bytes] : allocated) sum += bytes;
-    return sum;
-}
 int cuMemAlloc_v2(void **place, size_t bytes) {
     const char *bound = getenv("EMULATED_DEVICE_BYTES");
     if (bound && allocated_bytes() + bytes > strtoull(bound, nullptr, 10)) return 2;
-    *place = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    *place = aligned_alloc(256, (bytes + GUARD + 255) / 256 * 256);
+    memset((char *)*place + bytes, UNTOUCHED, GUARD);
     allocated[*place] = bytes;
     return 0;
 }
-int cuMemFree_v2(void *place) { return free(place), allocated.erase(place), 0; }
+int cuMemFree_v2(void *place) { return allocated.erase(place), free(place), 0; }
+int cuMemFreeHost(void *place) { return cuMemFree_v2(place); }
 int cuMemHostAlloc(void **place, size_t bytes, unsigned) { return cuMemAlloc_v2(place, bytes); }
 int cuMemcpyHtoD_v2(void *to, const void *from, size_t bytes) { return memcpy(to, from, bytes), 0; }
 int cuMemcpyDtoH_v2(void *to, const void *from, size_t bytes) { return memcpy(to, from, bytes), 0; }
@@ -200,25 +224,42 @@ int cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, void *) {
     return now_or_later([=] { memcpy(to, from, bytes); });
 }
 int cuMemsetD8_v2(void *place, unsigned char value, size_t bytes) { return memset(place, value, bytes), 0; }
+int cuMemsetD8Async(void *place, unsigned char value, size_t bytes, void *) {
+    return now_or_later([=] { memset(place, value, bytes); });
+}
+int cuMemGetInfo_v2(size_t *free, size_t *whole) {
+    const char *bound = getenv("EMULATED_DEVICE_BYTES");
+    *whole = bound ? strtoull(bound, nullptr, 10) : (size_t)1 << 40;
+    *free = *whole - allocated_bytes();
+    return 0;
+}
+int cuCtxSynchronize() { return 0; }
 int cuStreamCreate(void **stream, unsigned) { return *stream = nullptr, 0; }
 int cuStreamSynchronize(void *) { return 0; }
 int cuStreamBeginCapture_v2(void *, int) { return captured = new std::vector<Work>, 0; }
 int cuStreamEndCapture(void *, void **graph) { return *graph = captured, captured = nullptr, 0; }
-int cuGraphInstantiateWithFlags(void **run, void *graph, unsigned long long) { return *run = graph, 0; }
+int cuGraphInstantiateWithFlags(void **run, void *graph, unsigned long long) {
+    return getenv("EMULATED_CAPTURES") ? 2 : (*run = graph, 0);
+}
 int cuGraphDestroy(void *) { return 0; }
 int cuGraphLaunch(void *run, void *) {
     for (const Work &work : *(std::vector<Work> *)run) work();
     return 0;
 }
 int cuLaunchKernelEx(const Launch *launch, void *function, void **arguments, void **) {
-    if (launch->memory > LAUNCHED_BYTES || launch->block[0] > MOST_THREADS) return 1;
-    const Work kernel = (*(Bound *)function)(arguments[0]);
+    const bool odd = launch->block[1] != 1 || launch->block[2] != 1 || launch->attribute_count > 1;
+    if (odd || launch->memory > LAUNCHED_BYTES || launch->block[0] > MOST_THREADS) return 1;
+    const auto &[name, kernel_of] = *(std::pair<const std::string, Bound> *)function;
+    const Work kernel = kernel_of(arguments[0]);
     const Place grid = {launch->grid[0], launch->grid[1], launch->grid[2]};
     const int threads = launch->block[0];
-    return now_or_later([=] { run_kernel(kernel, grid, threads); });
+    const char *words = name.c_str();
+    return now_or_later([=] { run_kernel(words, kernel, grid, threads); });
 }
 
 int cublasCreate_v2(void **handle) { return *handle = nullptr, 0; }
+int cublasDestroy_v2(void *) { return 0; }
+const char *cublasGetStatusString(int) { return "emulated"; }
 int cublasSetStream_v2(void *, void *) { return 0; }
 int cublasSetWorkspace_v2(void *, void *, size_t) { return 0; }
 int cublasGemmEx(void *, int, int, int m, int n, int k, const float *alpha, const Half *a, int, int lda, const Half *b,

@@ -7,6 +7,8 @@ compute what the ONNX graph of the same weights does, and that every launch and 
 from __future__ import annotations
 
 import ctypes
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ import pytest
 from benchmarks import gpu_blocks
 from export.checkpoints import Loaded
 from songstarter.errors import DeviceError
-from songstarter.stages.cuda.compiler import CAPABILITIES, compile_kernels
+from songstarter.stages.buckets import open_kernels
+from songstarter.stages.cuda import chain, layout
+from songstarter.stages.cuda.compiler import CAPABILITIES, FOLDER, compile_kernels
 from songstarter.stages.cuda.libraries import Opener, open_library
-from songstarter.stages.cuda.step import Kernels
 from songstarter.stages.decoder import GRAPH, Prefix
 from songstarter.stages.device_decoder import DeviceDecoder
 from songstarter.stages.sampler import sample_slots
@@ -29,7 +32,7 @@ NO_COLUMNS = np.zeros((8, 0), np.int64)
 @pytest.fixture
 def decoder_class(emulated: Opener) -> type[DeviceDecoder]:
     class Emulated(DeviceDecoder):
-        open_kernels = staticmethod(lambda graph, device: Kernels.of(graph, emulated))
+        kernels_on = staticmethod(lambda device, *where: open_kernels(*where, emulated))
 
     return Emulated
 
@@ -96,7 +99,7 @@ def test_a_song_s_columns_are_the_same_at_any_place_among_as_many(
 
 def test_without_a_library_the_graph_plays_and_says_why(melody_checkpoint: Loaded, tmp_path: Path) -> None:
     class WithoutCuda(DeviceDecoder):
-        open_kernels = staticmethod(lambda graph, device: Kernels.of(graph))
+        kernels_on = staticmethod(lambda device, *where: open_kernels(*where))
 
     stage = WithoutCuda(tmp_path, write(melody_checkpoint, "fp16", tmp_path), slots=SLOTS)
     assert stage.computed_by.startswith("onnxruntime, because libcuda.so.1 cannot be opened (")
@@ -116,15 +119,70 @@ def test_without_memory_for_the_weights_the_graph_plays_and_all_is_given_back(
     before = allocated()
     monkeypatch.setenv("EMULATED_DEVICE_BYTES", str(before + (33 << 20)))  # cuBLAS's workspace and little more
     stage = decoder_class(tmp_path, write(melody_checkpoint, "fp16", tmp_path), slots=2)
-    assert stage.computed_by == "onnxruntime, because cuMemAlloc_v2 failed on the device with code 2"
+    assert stage.computed_by == "onnxruntime, because cuMemAlloc_v2 failed on the device with code 2: emulated"
     assert allocated() == before
+    monkeypatch.setenv("EMULATED_DEVICE_BYTES", str(before + (1 << 30)))
+    stage = decoder_class(tmp_path, write(melody_checkpoint, "fp16", tmp_path), slots=2)
+    assert "beside a second copy of the weights only " in stage.computed_by
+    assert allocated() == before
+
+
+def test_no_step_takes_memory(
+    melody_checkpoint: Loaded, tmp_path: Path, decoder_class: type[DeviceDecoder], emulated: Opener
+) -> None:
+    allocated = emulated("libcuda.so.1").allocated_bytes
+    allocated.restype = ctypes.c_size_t
+    stage = decoder_class(tmp_path, write(melody_checkpoint, "fp16", tmp_path), slots=SLOTS)
+    columns, lengths = filled(stage, melody_checkpoint)
+    before = allocated()
+    for count in (1, 2, 3, 5, 1):
+        stage.next_columns(columns, lengths, dict(enumerate(DRAWS[:count])))
+    assert allocated() == before
+
+
+def test_what_cannot_be_captured_is_launched_each_time(
+    melody_checkpoint: Loaded, tmp_path: Path, decoder_class: type[DeviceDecoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = decoder_class(tmp_path, write(melody_checkpoint, "fp16", tmp_path), slots=1)
+    columns, lengths = filled(stage, melody_checkpoint, slots=1)
+    monkeypatch.setenv("EMULATED_CAPTURES", "0")
+    found = [stage.next_columns(columns, lengths, {0: DRAWS[1]})[0] for _ in range(3)]
+    expected = sample_slots(stage.last_logits(), {0: DRAWS[1]})[0]
+    assert all((one == expected).all() for one in found)
+
+
+def test_sizes_in_the_kernels_source_are_those_of_the_host() -> None:
+    source = "".join(path.read_text() for path in FOLDER.glob("*.h"))
+    found = dict(re.findall(r"constexpr int (\w+) = ([^;]+);", source))
+    assert {name: int(found[name]) for name in ("THREADS", "ATTENDING", "COLUMNS")} == {
+        "THREADS": chain.THREADS,
+        "ATTENDING": chain.ATTENDING,
+        "COLUMNS": layout.COLUMNS,
+    }
+    assert int(found["HEAD"]) == layout.HEAD_SIZE
+    assert int(found["TOKENS"]) == layout.MOST_TOKENS
+    assert found["LEFT"] == "HEAD + 2"
+    assert chain.LEFT == layout.HEAD_SIZE + 2
+    assert (found["DOWN"], found["WARPS"]) == ("THREADS / ACROSS", "THREADS / WARP")
+    assert chain.THREADS // int(found["ACROSS"]) == chain.DOWN
+    assert chain.THREADS // int(found["WARP"]) == chain.WARPS
+    assert 4 * int(found["QUADS"]) * chain.THREADS == layout.WIDEST
 
 
 def test_a_decoder_that_attends_to_text_is_left_to_its_graph(
     text_checkpoint: Loaded, tmp_path: Path, emulated: Opener
 ) -> None:
-    write(text_checkpoint, "fp16", tmp_path)
-    assert Kernels.of(tmp_path / GRAPH, emulated) is None
+    checkpoint = write(text_checkpoint, "fp16", tmp_path)
+    assert open_kernels(tmp_path / GRAPH, checkpoint, SLOTS, emulated) is None
+
+
+def test_a_decoder_with_heads_of_another_size_is_left_to_its_graph(
+    melody_checkpoint: Loaded, tmp_path: Path, emulated: Opener
+) -> None:
+    checkpoint = write(melody_checkpoint, "fp16", tmp_path)
+    assert open_kernels(tmp_path / GRAPH, checkpoint, SLOTS, emulated)
+    of_wide_heads = replace(checkpoint, decoder=replace(checkpoint.decoder, heads=1, head_size=128))
+    assert open_kernels(tmp_path / GRAPH, of_wide_heads, SLOTS, emulated) is None
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

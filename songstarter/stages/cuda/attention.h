@@ -43,6 +43,7 @@ struct Bytes {
 #pragma unroll
         for (int i = 0; i < EACH; i++) numbers[i] *= level;
     }
+    // What is no number becomes a level like any other, as in the graph; the step's own logits still show it.
     static __device__ signed char store(float number, float level) {
         return (signed char)fminf(fmaxf(rintf(number / level), -128.0f), 127.0f);
     }

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from songstarter.stages.cuda.arguments import Attend, Embed, Gelu, Norm, Product, Sample
+from songstarter.stages.cuda.blas import Gemm
 from songstarter.stages.cuda.driver import Launch
 from songstarter.stages.cuda.layout import COLUMNS, HEAD_SIZE, Layout
-from songstarter.stages.cuda.products import Gemm
 
 EPSILON = 1e-5
 THREADS, ATTENDING = 256, 128
 DOWN, WARPS = 32, 8  # of a product's block
 QUAD = 4  # halves that a thread activates
-FLOAT_BYTES, HALF_BYTES = 4, 2
+FLOAT_BYTES, HALF_BYTES, COUNTER_BYTES = 4, 2, 4
 
 FEW_ROWS = (2,)  # whose products are the project's own: of four rows cuBLAS's are faster
 LARGEST_SHARE = 1024  # of a product's inner width
@@ -24,7 +24,7 @@ ATTENDING_BLOCKS = 512
 MOST_SHARES = 16  # of a row's positions
 LEFT = HEAD_SIZE + 2  # numbers that a share of attention leaves
 
-Step = Launch | Gemm
+Work = Launch | Gemm
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,25 @@ class Scratch:
 
 
 def scratch_bytes(layout: Layout, rows: int) -> dict[str, int]:
-    """How large each part of the scratch is."""
-    products = (
-        _shares(inner, columns) * rows * columns
-        for inner, columns in (
-            (layout.hidden, 3 * layout.hidden),
-            (layout.hidden, layout.hidden),
-            (layout.hidden, layout.wide),
-            (layout.wide, layout.hidden),
-            (layout.hidden, layout.logits),
-        )
-    )
-    attention = rows * layout.heads * _attention_shares(rows * layout.heads) * LEFT
+    """How large each part of the scratch is, for chains of up to so many rows."""
+    products = [
+        (layout.hidden, 3 * layout.hidden),
+        (layout.hidden, layout.hidden),
+        (layout.hidden, layout.wide),
+        (layout.wide, layout.hidden),
+        (layout.hidden, layout.logits),
+    ]
+    shared_out = [_shares(inner, columns) * max(FEW_ROWS, default=0) * columns for inner, columns in products]
+    pairs = [count * layout.heads for count in range(2, rows + 1, 2)]
+    attention = [count * _attention_shares(count) * LEFT for count in pairs]
     return {
         "stream": rows * layout.hidden * FLOAT_BYTES,
         "normed": rows * layout.hidden * HALF_BYTES,
         "packed": 3 * rows * layout.hidden * HALF_BYTES,
         "mixed": rows * layout.hidden * HALF_BYTES,
         "active": rows * layout.wide * HALF_BYTES,
-        "partial": max(*products, attention) * FLOAT_BYTES,
-        "arrived": max(layout.logits // COLUMNS, layout.wide // COLUMNS, rows * layout.heads) * FLOAT_BYTES,
+        "partial": max(*shared_out, *attention) * FLOAT_BYTES,
+        "arrived": max(*(columns // COLUMNS for _, columns in products), *pairs) * COUNTER_BYTES,
     }
 
 
@@ -74,7 +73,7 @@ class Chain:
     scratch: Scratch
     rows: int
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Iterator[Work]:
         yield self._embed()
         for layer in range(self.layout.layers):
             yield from self._layer(layer)
@@ -83,7 +82,7 @@ class Chain:
         yield self._product("tell", "lm_heads", scratch.normed, self.places["logits"])
         yield self._sample()
 
-    def _layer(self, layer: int) -> Iterator[Step]:
+    def _layer(self, layer: int) -> Iterator[Work]:
         key, scratch = f"model.decoder.layers.{layer}", self.scratch
         yield self._norm(f"{key}.self_attn_layer_norm")
         yield self._product("keep", f"{key}.self_attn.qkv", scratch.normed, scratch.packed)
@@ -91,7 +90,7 @@ class Chain:
         yield self._product("add", f"{key}.self_attn.out_proj", scratch.mixed, scratch.stream)
         yield self._norm(f"{key}.final_layer_norm")
         yield self._product("activate", f"{key}.fc1", scratch.normed, scratch.active)
-        if self.rows not in FEW_ROWS:
+        if not self._is_own(f"{key}.fc1"):  # cuBLAS does not activate on its way
             yield self._gelu()
         yield self._product("add", f"{key}.fc2", scratch.active, scratch.stream)
 
@@ -120,13 +119,12 @@ class Chain:
         )
         return self._launch("normalize", (self.rows, 1, 1), arguments)
 
-    def _product(self, kind: str, key: str, x: int, out: int) -> Step:
+    def _product(self, kind: str, key: str, x: int, out: int) -> Work:
         inner, columns = self.layout.weights.index[f"{key}.weight"].shape
         weight = self.weights[f"{key}.weight"]
-        if self.rows not in FEW_ROWS:
-            return Gemm(
-                x, weight, out, self.rows, inner, columns, in_floats=kind in ("add", "tell"), adds=kind == "add"
-            )
+        if not self._is_own(key):
+            in_floats = kind in ("add", "tell")
+            return Gemm(x, weight, out, self.rows, inner, columns, in_floats=in_floats, adds=kind == "add")
         shares = _shares(inner, columns)
         scratch = self.scratch
         arguments = Product(
@@ -134,6 +132,11 @@ class Chain:
         )
         held = max(inner // shares, WARPS * COLUMNS) * self.rows * FLOAT_BYTES
         return self._launch(f"{kind}_{self.rows}", (columns // COLUMNS, shares, 1), arguments, shared_bytes=held)
+
+    def _is_own(self, key: str) -> bool:
+        """Whether a product is the project's own: of few rows, and of shares that a block has room for."""
+        inner, columns = self.layout.weights.index[f"{key}.weight"].shape
+        return self.rows in FEW_ROWS and inner // _shares(inner, columns) <= LARGEST_SHARE
 
     def _attend(self, layer: int) -> Launch:
         layout, scratch = self.layout, self.scratch

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from songstarter.errors import DeviceError
-from songstarter.stages.cuda.libraries import COMPILER, Calls, Opener, open_library
+from songstarter.stages.cuda.libraries import COMPILER, Calls, Opener, open_library, returned_words
 
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER / "decoder.cu"
@@ -36,7 +36,7 @@ def compile_kernels(opener: Opener, capability: tuple[int, int]) -> bytes:
     Raises:
         DeviceError: the compiler is not there, or it refuses.
     """
-    call = Calls(opener(COMPILER), FUNCTIONS)
+    call = Calls(opener(COMPILER), FUNCTIONS, returned_words("nvrtcGetErrorString"))
     program = c_void_p()
     call("nvrtcCreateProgram", byref(program), SOURCE.read_bytes(), SOURCE.name.encode(), 0, None, None)
     major, minor = capability

@@ -3,7 +3,7 @@
 //     embed ─► [ norm ─► product ─► attend ─► product, added ─► norm ─► product, activated ─► product, added ] x layers
 //           ─► norm ─► product, told ─► sample
 //
-// ``launches.py`` puts the chain together. With many rows the products are cuBLAS's. It computes what the ONNX graph of the
+// ``chain.py`` puts the chain together. With many rows the products are cuBLAS's. It computes what the ONNX graph of the
 // same weights does, which is its twin and fills the rows that it goes on with.
 
 #include "attention.h"

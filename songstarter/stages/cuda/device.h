@@ -16,8 +16,8 @@ __device__ inline Half narrow(float number) {
     return bits;
 }
 
-// From Hopper on a kernel may begin while the one before it ends. What it reads before it waits, and does not write
-// before, must be nobody's result.
+// From Hopper on a kernel may begin while the one before it ends. Before it waits it may read only what no kernel
+// writes, and must write nothing.
 __device__ inline void wait_for_predecessor() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -32,12 +32,16 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuModuleGetFunction": (OUT, POINTER, ctypes.c_char_p),
     "cuMemAlloc_v2": (OUT, c_size_t),
     "cuMemFree_v2": (POINTER,),
+    "cuMemFreeHost": (POINTER,),
     "cuMemHostAlloc": (OUT, c_size_t, c_uint),
     "cuMemcpyHtoD_v2": (POINTER, POINTER, c_size_t),
     "cuMemcpyDtoH_v2": (POINTER, POINTER, c_size_t),
     "cuMemcpyHtoDAsync_v2": (POINTER, POINTER, c_size_t, POINTER),
     "cuMemcpyDtoHAsync_v2": (POINTER, POINTER, c_size_t, POINTER),
     "cuMemsetD8_v2": (POINTER, ctypes.c_ubyte, c_size_t),
+    "cuMemsetD8Async": (POINTER, ctypes.c_ubyte, c_size_t, POINTER),
+    "cuMemGetInfo_v2": (ctypes.POINTER(c_size_t), ctypes.POINTER(c_size_t)),
+    "cuCtxSynchronize": (),
     "cuStreamCreate": (OUT, c_uint),
     "cuStreamSynchronize": (POINTER,),
     "cuStreamBeginCapture_v2": (POINTER, c_int),
@@ -80,6 +84,13 @@ class Launch:
     overlaps: bool = True
 
 
+def _words(library: ctypes.CDLL, result: int) -> str:
+    """What the driver calls a result."""
+    name = ctypes.c_char_p()
+    library.cuGetErrorName(ctypes.c_int(result), byref(name))
+    return (name.value or b"unknown").decode(errors="replace")
+
+
 class Driver:
     """Device 0 in the context that onnxruntime uses too, and one stream of its own."""
 
@@ -89,7 +100,7 @@ class Driver:
         Raises:
             DeviceError: there is no driver or no device.
         """
-        self._call = Calls(opener(DRIVER), FUNCTIONS)
+        self._call = Calls(opener(DRIVER), FUNCTIONS, _words)
         self._call("cuInit", 0)
         device = c_int()
         self._call("cuDeviceGet", byref(device), 0)
@@ -98,7 +109,7 @@ class Driver:
         self.make_current()
         self.stream = self._made("cuStreamCreate", NON_BLOCKING)
         self._kernels: dict[str, c_void_p] = {}
-        self._allocated: list[int] = []
+        self._allocated: list[tuple[str, int]] = []  # and what frees it
 
     def make_current(self) -> None:
         """Let this thread call the driver."""
@@ -114,14 +125,29 @@ class Driver:
         """The address of so many bytes, all zero, which stay until all are given back."""
         address = self._made("cuMemAlloc_v2", size).value
         assert address is not None
-        self._allocated.append(address)
+        self._allocated.append(("cuMemFree_v2", address))
         self._call("cuMemsetD8_v2", address, 0, size)
         return address
 
     def give_back(self) -> None:
-        """Free all that was allocated."""
+        """Free all memory, pinned too, as far as the device lets us."""
         while self._allocated:
-            self._call("cuMemFree_v2", self._allocated.pop())
+            with suppress(DeviceError):
+                self._call(*self._allocated.pop())
+
+    def free_bytes(self) -> int:
+        """What nobody has taken of the device's memory."""
+        free, whole = c_size_t(), c_size_t()
+        self._call("cuMemGetInfo_v2", byref(free), byref(whole))
+        return free.value
+
+    def settle(self) -> None:
+        """Until all is done that was asked beside the stream: zeros and uploads may come after their calls."""
+        self._call("cuCtxSynchronize")
+
+    def clear(self, address: int, size: int) -> None:
+        """Put so many bytes of zeros on the stream."""
+        self._call("cuMemsetD8Async", address, 0, size, self.stream)
 
     def upload(self, array: Array) -> int:
         """The address of a copy."""
@@ -137,6 +163,7 @@ class Driver:
         """So many bytes of the host, all zero, that the device reads and writes by itself."""
         address = self._made("cuMemHostAlloc", size, 0).value
         assert address is not None
+        self._allocated.append(("cuMemFreeHost", address))
         bytes_there = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         bytes_there[:] = 0
         return bytes_there
@@ -174,8 +201,10 @@ class Driver:
                 self._made("cuStreamEndCapture", after=self.stream)
             raise
         graph = self._made("cuStreamEndCapture", after=self.stream)
-        captured = self._made("cuGraphInstantiateWithFlags", graph, 0)
-        self._call("cuGraphDestroy", graph)
+        try:
+            captured = self._made("cuGraphInstantiateWithFlags", graph, 0)
+        finally:
+            self._call("cuGraphDestroy", graph)
 
         def run() -> None:
             self._call("cuGraphLaunch", captured, self.stream)

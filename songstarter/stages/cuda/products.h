@@ -1,12 +1,11 @@
 // Products of a few rows with a large matrix: all that counts is that every weight is read once, without a pause.
 //
-//     weight [in, column]       64 columns ─► one block:  8 threads across, 16 bytes each
-//       │ its share of ``in`` ─► gridDim.y               32 threads down, WAVES rows in flight each
+//     weight [inner, column]       64 columns ─► one block:  8 threads across, 16 bytes each
+//       │ its share of ``inner`` ─► gridDim.y               32 threads down, WAVES rows in flight each
 //
 // The first weights are on their way before the rows are there: they are nobody's result.
 //
 // Blocks that share columns leave their sums in ``partial``; the last of them adds them up, always in the same order.
-// A row's sums do not depend on how many rows there are.
 
 #pragma once
 
@@ -19,12 +18,12 @@ constexpr int WARPS = THREADS / WARP;
 constexpr int WAVES = 8;  // half as many were 4 % slower on an H200, twice as many 20 %
 
 struct Product {
-    const Half *x;       // [row, in]
-    const Half *weight;  // [in, column]
+    const Half *x;       // [row, inner]
+    const Half *weight;  // [inner, column]
     void *out;           // [row, column]
     float *partial;      // [column block, share, row, COLUMNS]
     unsigned *arrived;   // [column block], zero between calls
-    int in, columns;
+    int inner, columns;
 };
 
 struct Keep {  // as halves
@@ -42,9 +41,9 @@ struct Tell {  // as floats: logits
 
 template <int ROWS, typename What>
 __device__ inline void product(const Product &p) {
-    float *shared = launched_memory();  // [in of this share, row], later [warp, row, COLUMNS]
+    float *shared = launched_memory();  // [inner of this share, row], later [warp, row, COLUMNS]
     __shared__ bool last;
-    const int share = p.in / gridDim.y, first = blockIdx.y * share, steps = share / DOWN;
+    const int share = p.inner / gridDim.y, first = blockIdx.y * share, steps = share / DOWN;
     const int across = threadIdx.x % ACROSS, down = threadIdx.x / ACROSS;
     const long long stride = (long long)DOWN * p.columns / 8;  // of uint4
     const uint4 *weight =
@@ -59,7 +58,7 @@ __device__ inline void product(const Product &p) {
     let_successor_begin();
     for (int i = threadIdx.x; i < share * ROWS; i += THREADS) {
         const int row = i / share, k = i % share;
-        shared[k * ROWS + row] = widen(p.x[(long long)row * p.in + first + k]);
+        shared[k * ROWS + row] = widen(p.x[(long long)row * p.inner + first + k]);
     }
     __syncthreads();
 

@@ -1,0 +1,131 @@
+"""The kernels one by one, run by the emulator of CUDA, against numpy: widths and lengths no small checkpoint has."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from songstarter.array import Array
+from songstarter.stages.cuda.arguments import Attend, Norm, Product
+from songstarter.stages.cuda.chain import ATTENDING, LEFT, THREADS
+from songstarter.stages.cuda.driver import Driver, Launch
+from songstarter.stages.cuda.layout import COLUMNS, HEAD_SIZE
+from songstarter.stages.cuda.libraries import Opener
+
+ROWS = 2
+PRODUCTS = ("keep_2", "activate_2", "add_2", "tell_2")
+
+
+@pytest.fixture(scope="module")
+def driver(emulated: Opener) -> Driver:
+    driver = Driver(emulated)
+    driver.load(b"", ("normalize", "attend_halves", "attend_bytes", *PRODUCTS))
+    return driver
+
+
+class Device:
+    """Arrays brought to the device, and back."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def put(self, array: Array) -> int:
+        return self._driver.upload(np.ascontiguousarray(array))
+
+    def get(self, address: int, like: Array) -> Array:
+        found = np.empty_like(like)
+        self._driver.download(address, found)
+        return found
+
+
+@pytest.mark.parametrize("hidden", [64, 704, 1088, 4096])
+def test_rows_are_normalized(driver: Driver, hidden: int) -> None:
+    device, random = Device(driver), np.random.default_rng(hidden)
+    stream = random.standard_normal((3, hidden), np.float32) * 5 + 40  # far from zero, where one pass would be wrong
+    scale, shift = random.standard_normal((2, hidden), np.float32)
+    out = np.zeros((3, hidden), np.float16)
+    given = {"stream": stream, "scale": scale, "shift": shift, "out": out}
+    places = {name: device.put(array) for name, array in given.items()}
+    driver.launch(Launch("normalize", (3, 1, 1), THREADS, Norm(**places, hidden=hidden, epsilon=1e-5)))
+    exact = stream.astype(np.float64)
+    exact = (exact - exact.mean(axis=1, keepdims=True)) / np.sqrt(exact.var(axis=1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(device.get(places["out"], out), exact * scale + shift, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+@pytest.mark.parametrize(
+    ("inner", "columns", "shares"),
+    [(64, 64, 1), (832, 128, 1), (1024, 64, 1), (1024, 192, 2), (1024, 128, 16), (704, 64, 2), (4096, 64, 4)],
+)
+def test_products_are_those_of_numpy(driver: Driver, kind: str, inner: int, columns: int, shares: int) -> None:
+    """From one step of the loop to many more than are in flight, and whoever comes last adds up."""
+    device, random = Device(driver), np.random.default_rng(inner + shares)
+    x = random.standard_normal((ROWS, inner), np.float32).astype(np.float16)
+    weight = (random.standard_normal((inner, columns), np.float32) / np.sqrt(inner)).astype(np.float16)
+    halves = kind in ("keep_2", "activate_2")
+    out = random.standard_normal((ROWS, columns), np.float32).astype(np.float16 if halves else np.float32)
+    blocks = columns // COLUMNS
+    places = {
+        "x": device.put(x),
+        "weight": device.put(weight),
+        "out": device.put(out),
+        "partial": driver.allocate(blocks * shares * ROWS * COLUMNS * 4),
+        "arrived": driver.allocate(blocks * 4),
+    }
+    arguments = Product(**places, inner=inner, columns=columns)
+    held = max(inner // shares, 8 * COLUMNS) * ROWS * 4
+    expected = x.astype(np.float64) @ weight.astype(np.float64)
+    if kind == "activate_2":
+        erf = np.array([[math.erf(value / math.sqrt(2)) for value in row] for row in expected])
+        expected = expected / 2 * (1 + erf)
+    for again in (1, 2):  # the counters stand at zero again
+        driver.launch(Launch(kind, (blocks, shares, 1), THREADS, arguments, held))
+        wanted = out + again * expected if kind == "add_2" else expected
+        np.testing.assert_allclose(device.get(places["out"], out), wanted, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kernel", ["attend_halves", "attend_bytes"])
+@pytest.mark.parametrize("shares", [1, 3, 16])
+@pytest.mark.parametrize("held", [(0, 1), (65, 700), (1022, 1023)])
+def test_attention_is_that_of_numpy(driver: Driver, kernel: str, shares: int, held: tuple[int, int]) -> None:
+    """From nothing to a full memory, whose last place is written; scores that rise late in a row are among them."""
+    device, random = Device(driver), np.random.default_rng(shares)
+    heads, positions, level = 2, 1024, 2.0**-5
+    shape = (ROWS, heads, positions, HEAD_SIZE)
+    step = level if kernel == "attend_bytes" else 1.0
+    spread = np.linspace(0.3, 1.5, positions)[:, None]
+    keys, values = (_stored(block * spread, step) for block in random.standard_normal((2, *shape), np.float32))
+    packed = random.standard_normal((ROWS, 3, heads, HEAD_SIZE), np.float32).astype(np.float16)
+    out = np.zeros((ROWS, heads, HEAD_SIZE), np.float16)
+    lengths = np.array(held, np.int32)
+    places = {
+        "packed": device.put(packed),
+        "out": device.put(out),
+        "keys": device.put(keys),
+        "values": device.put(values),
+        "lengths": device.put(lengths),
+        "partial": driver.allocate(ROWS * heads * shares * LEFT * 4),
+        "arrived": driver.allocate(ROWS * heads * 4),
+    }
+    arguments = Attend(**places, heads=heads, positions=positions, level=level)
+    for _ in range(2):  # the same step again writes the same
+        driver.launch(Launch(kernel, (heads, ROWS, shares), ATTENDING, arguments))
+    for row, length in enumerate(held):
+        query, key, value = packed[row].astype(np.float32)
+        for block, new in ((keys, key), (values, value)):
+            block[row, :, length] = _stored(new, step)
+        seen = slice(0, length + 1)
+        scores = np.einsum("hc,hpc->hp", query, keys[row, :, seen].astype(np.float32) * step) / 8
+        shares_of = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares_of /= shares_of.sum(axis=1, keepdims=True)
+        expected = np.einsum("hp,hpc->hc", shares_of, values[row, :, seen].astype(np.float32) * step)
+        np.testing.assert_allclose(device.get(places["out"], out)[row], expected, rtol=3e-3, atol=3e-3)
+    np.testing.assert_array_equal(device.get(places["keys"], keys), keys)
+    np.testing.assert_array_equal(device.get(places["values"], values), values)
+
+
+def _stored(numbers: Array, step: float) -> Array:
+    """As memory holds them: halves, or levels that are so far apart."""
+    return np.rint(numbers / step).clip(-128, 127).astype(np.int8) if step < 1 else numbers.astype(np.float16)
