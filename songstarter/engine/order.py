@@ -94,6 +94,7 @@ class OrderDesk:
 
         Raises:
             Unavailable: the service is stopping.
+            TakeFailed: no step works any more.
         """
         self._service.pulse(answer)
 

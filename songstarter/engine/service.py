@@ -9,6 +9,8 @@ from songstarter.engine.engine import Engine
 from songstarter.engine.take import Take
 from songstarter.errors import TakeFailed, Unavailable
 
+SICK = 3  # steps that failed one after the other: a device that is gone fails them all, and must not look well
+
 
 class EngineService:
     """Runs steps while takes play or wait, and sleeps otherwise.
@@ -21,6 +23,7 @@ class EngineService:
         self._changed = threading.Condition()
         self._stopping = False
         self._pulses: list[Callable[[], None]] = []
+        self._failures: list[str] = []  # of the last steps, since one that did not fail
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -40,9 +43,12 @@ class EngineService:
 
         Raises:
             Unavailable: the service is stopping.
+            TakeFailed: no step works any more; a new process may be better.
         """
         with self._changed:
             self._refuse_at_the_end()
+            if len(self._failures) >= SICK:
+                raise TakeFailed(f"the last {len(self._failures)} decode steps failed: {self._failures[-1]}")
             self._pulses.append(answer)
             self._changed.notify()
 
@@ -68,10 +74,18 @@ class EngineService:
             return not self._stopping
 
     def _step(self) -> None:
+        done = self._engine.statistics
+        steps, failed = done.steps, done.takes["failed"]
         try:
             self._engine.step()
         except Exception as error:  # the thread must outlive anything a step can raise
+            self._failures.append(str(error))
             self._engine.abandon(TakeFailed(f"the decode step failed: {error}"))
+            return
+        if done.steps > steps:
+            self._failures.clear()
+        elif self._failures and done.takes["failed"] > failed:  # where steps fail, takes may not even begin
+            self._failures.append(self._failures[-1])
 
     def _answer_pulses(self) -> None:
         with self._changed:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pytest
@@ -386,6 +387,37 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
+
+
+class GoneDecoder(CountingDecoder):
+    """Raises in its first step, and from then on in everything."""
+
+    gone = False
+
+    def next_columns(self, columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> Columns:
+        self.gone = True
+        raise RuntimeError("the device is gone")
+
+    def begin(self, slot: int, prefix: Prefix, columns: Array) -> Filling:
+        if self.gone:
+            raise RuntimeError("the device is gone")
+        return super().begin(slot, prefix, columns)
+
+
+def test_a_service_whose_steps_all_fail_answers_no_pulse() -> None:
+    """A process that lives and plays nothing must not look well, or nobody starts another."""
+    ends = Ends()
+    service = EngineService(Engine(GoneDecoder(2), PATTERN, max_waiting=8))
+    beats: list[int] = []
+    for song in range(3):
+        service.pulse(partial(beats.append, song))
+        take = make_take(song, ends)
+        service.submit([take])
+        wait_until(lambda take=take: take in ends.outcomes)  # type: ignore[misc]
+    wait_until(lambda: beats == [0, 1, 2])
+    with pytest.raises(TakeFailed, match="the last 3 decode steps failed: the device is gone"):
+        service.pulse(print)
+    service.stop()
 
 
 def test_the_service_outlives_a_step_that_fails() -> None:
