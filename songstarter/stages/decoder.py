@@ -57,7 +57,7 @@ class DecoderStage:
         self._nothing = checkpoint.special_token + 1  # stands where a position has a piece of the prefix and no column
         runtime = self.runtime((repository / GRAPH).parent, device, threads)
         self._device = device
-        self._session = runtime.open(repository / GRAPH, captures=True)
+        self._session = runtime.open_decoder(repository / GRAPH, decoder.head_size)
         self.computed_by = self._session.computed_by
         rows = slots * ROWS_PER_SLOT
         self._memory = runtime.memory(

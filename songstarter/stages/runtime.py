@@ -11,6 +11,7 @@ import numpy as np
 
 from songstarter.checkpoint import Device
 from songstarter.stages.kv_memory import DeviceMemory, HostMemory, KvMemory, Shape
+from songstarter.stages.native.layout import HEAD_SIZE
 from songstarter.stages.native_session import open_native
 from songstarter.stages.session import InPlace, Session
 
@@ -25,8 +26,11 @@ class Runtime(Protocol):
     @property
     def device(self) -> Device: ...
 
-    def open(self, path: Path, *, captures: bool = False) -> InPlace:
-        """Load a graph; one that ``captures`` can be run as a CUDA graph, where there are such."""
+    def open(self, path: Path) -> InPlace:
+        """Load a graph."""
+
+    def open_decoder(self, path: Path, head_size: int) -> InPlace:
+        """Load a decoder's graph: in C where that is made for it; ready to be captured where there is such a thing."""
 
     def memory(self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "") -> KvMemory:
         """Blocks of zeros, ``shape`` [row, head, position, head size] each."""
@@ -40,8 +44,12 @@ class OnHost:
     device: Device
     threads: int
 
-    def open(self, path: Path, *, captures: bool = False) -> InPlace:
-        return open_native(path, threads=self.threads) or Session(path, device=self.device, threads=self.threads)
+    def open(self, path: Path) -> Session:
+        return Session(path, device=self.device, threads=self.threads)
+
+    def open_decoder(self, path: Path, head_size: int) -> InPlace:
+        native = open_native(path, threads=self.threads) if head_size == HEAD_SIZE else None
+        return native or self.open(path)
 
     def memory(self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "") -> KvMemory:
         return HostMemory(names, shape=shape, dtype=dtype)
@@ -55,8 +63,11 @@ class OnDevice:
     device: Device
     threads: int
 
-    def open(self, path: Path, *, captures: bool = False) -> Session:
-        return Session(path, device=self.device, threads=self.threads, captures=captures)
+    def open(self, path: Path) -> Session:
+        return Session(path, device=self.device, threads=self.threads)
+
+    def open_decoder(self, path: Path, head_size: int) -> Session:
+        return Session(path, device=self.device, threads=self.threads, captures=True)
 
     def memory(self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "") -> KvMemory:
         graphs = self.folder / f"{prefix}{ZEROS_FILE}", self.folder / f"{prefix}{COPY_FILE}"

@@ -197,15 +197,16 @@ def test_it_runs_where_it_can_and_the_graph_elsewhere(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = OnHost(setting.graph.parent, "cpu", 1)
-    assert host.open(setting.graph).computed_by.startswith("decoder.c")
+    assert host.open_decoder(setting.graph, 64).computed_by.startswith("decoder.c")
+    assert host.open_decoder(setting.graph, 128).computed_by == "onnxruntime"  # heads it is not made for
     (tmp_path / "cpuinfo").write_text("flags\t: fpu sse2\n")
     monkeypatch.setattr(native_session, "CPU_FACTS", tmp_path / "cpuinfo")
-    assert host.open(setting.graph).computed_by == "onnxruntime"
+    assert host.open_decoder(setting.graph, 64).computed_by == "onnxruntime"
 
 
 def test_other_precisions_run_their_graph(melody_checkpoint: Loaded, tmp_path: Path) -> None:
     setting = make_setting(melody_checkpoint, "fp32", tmp_path)
-    assert OnHost(setting.graph.parent, "cpu", 1).open(setting.graph).computed_by == "onnxruntime"
+    assert OnHost(setting.graph.parent, "cpu", 1).open_decoder(setting.graph, 64).computed_by == "onnxruntime"
 
 
 def test_without_a_compiler_installation_says_what_happens_and_goes_on(tmp_path: Path) -> None:
