@@ -57,6 +57,7 @@ class Findings:
     positions: int = 0
     questions: list[Question] = field(default_factory=list)
     measurements: Measurements = field(default_factory=Measurements)
+    computed_by: dict[str, str] = field(default_factory=dict)  # by precision
     kernels: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a step of so many songs in a precision
     failures: list[str] = field(default_factory=list)
 
@@ -110,6 +111,7 @@ def document_of(plan: Plan, findings: Findings, facts: dict[str, Any], bandwidth
         bandwidth_gb_per_second={"copy": bandwidth / 1e9},
         steps=plan.steps,
         rounds=1,
+        computed_by=findings.computed_by,
         kernels=findings.kernels,
         samples=samples(findings.measurements),
         failures=findings.failures,

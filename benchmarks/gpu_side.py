@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_side play FOLDER --device cuda --columns run.npz --into played.npz
     python -m benchmarks.gpu_side measure FOLDER --device cuda --songs 1,4 --contexts 247,650 --steps 16 --watch 4
 
-``measure`` prints a line of JSON for each number of songs and context, and at the end one on the kernels of a step for
+``measure`` prints a line of JSON on who computes, one for each number of songs and context, and at the end one on the kernels of a step for
 each number of songs to ``--watch``; ``play`` keeps logits and drawn columns.
 """
 
@@ -63,6 +63,7 @@ def measure(parsed: argparse.Namespace) -> None:
     """Time steps; what goes wrong with one number of songs does not end the others."""
     checkpoint = Checkpoint.read(parsed.folder)
     with OurDecode(parsed.folder, checkpoint, slots=max(parsed.songs), device=parsed.device) as ours:
+        _say(computed_by=ours.computed_by)
         for songs in parsed.songs:
             try:
                 for context in parsed.contexts:

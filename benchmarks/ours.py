@@ -101,6 +101,10 @@ class OurDecode:
         shape = (checkpoint.decoder.positions, checkpoint.decoder.hidden)
         self._guided, self._null = random.standard_normal((2, *shape), np.float32)
 
+    @property
+    def computed_by(self) -> str:
+        return self._decoder.computed_by
+
     def __enter__(self) -> Self:
         return self
 

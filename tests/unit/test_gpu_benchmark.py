@@ -108,6 +108,7 @@ def test_a_run_says_whether_parity_holds_and_ends_with_its_document(
     assert {(case["songs"], case["precision"]) for case in found["cases"]} == {
         (songs, precision) for songs in (1, 3) for precision in ("fp16", "fp16_kv8")
     }
+    assert found["computed_by"] == {"fp16": "onnxruntime", "fp16_kv8": "onnxruntime"}  # on a CPU
     for one in found["cases"]:
         assert one["speedup"] == pytest.approx(one["peer_ms_per_step"] / one["ours_ms_per_step"])
         assert one["ours_ms_per_step"] > 0 < one["greedy_equal"]
