@@ -3,8 +3,8 @@
     python -m benchmarks.gpu_side play FOLDER --device cuda --columns run.npz --into played.npz
     python -m benchmarks.gpu_side measure FOLDER --device cuda --songs 1,4 --contexts 247,650 --steps 16 --watch 4
 
-``measure`` prints a line of JSON on who computes, one for each number of songs and context, and at the end one on the kernels of a step for
-each number of songs to ``--watch``; ``play`` keeps logits and drawn columns.
+``measure`` prints lines of JSON: who computes, each number of songs and context, and at the end the kernels of a step
+for each number of songs to ``--watch``. ``play`` keeps logits and drawn columns.
 """
 
 from __future__ import annotations
