@@ -31,6 +31,7 @@ class Parity:
     precision: Precision
     slots: int  # among which it was played, in the last
     computed_by: str
+    same_at_any_place: bool  # the first slot and the last got the same bits; a finding, not a condition
     largest_error: float  # in standard deviations of torch's logits
     quality: Quality
     drawn_equal: float  # share of columns' tokens that the bulk sampler draws from the same logits
@@ -49,7 +50,8 @@ class Parity:
             f"parity {'holds' if self.holds else 'DOES NOT HOLD'}: {where}: logits at most "
             f"{self.largest_error:.3g} standard deviations from torch's (allowed {TOLERANCES[self.precision]}), greedy "
             f"tokens {self.quality.greedy_equal_before_guidance:.2%} equal (at least "
-            f"{GREEDY_EQUAL[self.precision]:.0%}), drawn tokens {self.drawn_equal:.3%} those of the host's sampler"
+            f"{GREEDY_EQUAL[self.precision]:.0%}), drawn tokens {self.drawn_equal:.3%} those of the host's sampler, "
+            f"the first slot's bits {'' if self.same_at_any_place else 'NOT '}the last's"
         )
 
 
@@ -76,6 +78,7 @@ def parity(
         precision,
         slots,
         facts["computed_by"],
+        facts["same_at_any_place"],
         float(error),
         compare(reference, played["logits"]),
         _drawn_equal(played["logits"], played["drawn"]),

@@ -34,24 +34,30 @@ def main() -> None:
 
 
 def play(parsed: argparse.Namespace) -> None:
-    """Feed known columns one after the other; keep the logits and what the device would have drawn."""
+    """Feed known columns one after the other; keep the logits and what the device would have drawn.
+
+    The run stands in the first and in the last slot: whether both get the same bits is told.
+    """
     run = np.load(parsed.columns)
     checkpoint = Checkpoint.read(parsed.folder)
     stage = open_decoder(parsed.folder, checkpoint, slots=parsed.slots, device=parsed.device)
     assert isinstance(stage, DeviceDecoder)
-    slot = parsed.slots - 1
+    first, last = places = 0, parsed.slots - 1
     lengths = np.zeros((parsed.slots, 2), np.int64)
-    lengths[slot] = _fill(stage, slot, Prefix(run["guided"], run["null"]))
+    for slot in places:
+        lengths[slot] = _fill(stage, slot, Prefix(run["guided"], run["null"]))
     fed = np.full((parsed.slots, checkpoint.codebooks), checkpoint.special_token)
-    logits, drawn = [], []
+    logits, drawn, alike = [], [], True
     for step, column in enumerate(run["columns"].T):
-        fed[slot] = column
-        found = stage.next_columns(fed, lengths, {slot: draw_of(step)})[slot]
+        fed[list(places)] = column
+        found = stage.next_columns(fed, lengths, dict.fromkeys(places, draw_of(step)))[last]
         drawn.append(np.full(len(column), -1) if found is None else found)
-        logits.append(stage.last_logits()[slot])
-        lengths[slot] += 1
+        every = stage.last_logits()
+        alike = alike and bool((every[first] == every[last]).all())
+        logits.append(every[last])
+        lengths[list(places)] += 1
     np.savez(parsed.into, logits=np.stack(logits), drawn=np.stack(drawn))
-    _say(computed_by=stage.computed_by)
+    _say(computed_by=stage.computed_by, same_at_any_place=alike)
 
 
 def draw_of(step: int) -> Draw:

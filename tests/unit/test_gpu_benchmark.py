@@ -36,7 +36,7 @@ def quality(greedy_equal: float = 1.0) -> Quality:
 def test_parity_holds_when_logits_greedy_and_drawn_tokens_all_agree(
     error: float, greedy: float, drawn: float, holds: bool
 ) -> None:
-    parity = Parity("check", "fp16", 3, "decoder.cu", error, quality(greedy), drawn)
+    parity = Parity("check", "fp16", 3, "decoder.cu", True, error, quality(greedy), drawn)
     assert parity.holds is holds
     assert str(parity).startswith("parity holds" if holds else "parity DOES NOT HOLD")
 
