@@ -63,6 +63,8 @@ class Grid:
             known[:, :start] = opening
         self._pattern = pattern
         self._columns = pattern.to_columns(known)
+        self._wanting: list[bool] = (self._columns == UNKNOWN).all(axis=0).tolist()  # nothing is known of the column
+        self._latest = max(pattern.delays)
         self._opening = start
         self._next = start + 1
 
@@ -76,20 +78,27 @@ class Grid:
         return self._next
 
     @property
+    def last(self) -> Array:
+        """The last column that stands, [codebook]."""
+        return self._columns[:, self._next - 1]
+
+    @property
     def so_far(self) -> Array:
         """The columns that stand, [codebook, column]."""
         return self._columns[:, : self._next]
 
     def push(self, column: Array) -> None:
         """Take ``column`` [codebook] as the next one."""
-        target = self._columns[:, self._next]
-        self._columns[:, self._next] = np.where(target == UNKNOWN, column, target)
+        if not self._wanting[self._next]:
+            target = self._columns[:, self._next]
+            column = np.where(target == UNKNOWN, column, target)
+        self._columns[:, self._next] = column
         self._next += 1
 
     @property
     def complete(self) -> int:
         """How many frames have all their codes, from the first on."""
-        return max(self._opening, self._next - 1 - max(self._pattern.delays))
+        return max(self._opening, self._next - 1 - self._latest)
 
     def frames(self, start: int, stop: int) -> Array:
         """Frames ``start`` to ``stop``, [codebook, frame], which must be complete."""

@@ -186,11 +186,10 @@ class Engine:
         for slot, occupant in self._occupants.items():
             # Rows that are not full yet get their full length: what is written there, the first step overwrites.
             lengths[slot] = occupant.lengths
-            columns[slot] = occupant.grid.so_far[:, -1]
+            columns[slot] = occupant.grid.last
         found = self._decoder.next_columns(columns, lengths, draws)
         for slot in draws:
-            occupant = self._occupants[slot]
-            occupant.lengths[: occupant.rows] += 1
+            self._occupants[slot].lengths += self._occupants[slot].grown
         return found
 
     def _sound(self, found: Columns) -> dict[int, Array]:

@@ -7,9 +7,9 @@ import numpy as np
 from songstarter.array import Array
 from songstarter.delay_pattern import DelayPattern, Grid
 from songstarter.engine.take import Chunk, Take
-from songstarter.stages.decoder import Filling, Prefix
+from songstarter.stages.decoder import Filling
+from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.sampler import Draw
-from songstarter.windows import Window
 
 
 class Occupant:
@@ -25,23 +25,19 @@ class Occupant:
         self.filling: Filling
         self.lengths: Array
         self._pattern = pattern
-        self._number = 0  # of its window
         self._sent = 0  # frames
+        self._awaited = self._next_due()  # frames that must be complete before anything is sent again
         self._unsent = np.zeros((len(pattern.delays), 0), np.int32)  # frames of earlier windows
+        self._enter(0)
         self.grid = Grid(pattern, self.window.frames, take.beginning.opening)
 
-    @property
-    def window(self) -> Window:
-        return self.take.beginning.windows[self._number]
-
-    @property
-    def prefix(self) -> Prefix:
-        return self.take.beginning.prefix(self._number)
-
-    @property
-    def rows(self) -> int:
-        """How many rows of the slot are in use: one where nothing is guided."""
-        return len(self.prefix.rows)
+    def _enter(self, number: int) -> None:
+        """Note what holds throughout a window, for every step asks."""
+        self._number = number
+        self.window = self.take.beginning.windows[number]
+        self.prefix = self.take.beginning.prefix(number)
+        # By how many positions a step makes each row of the slot longer [2]: where nothing is guided, one row is idle.
+        self.grown = np.arange(ROWS_PER_SLOT) < len(self.prefix.rows)
 
     @property
     def known(self) -> Array:
@@ -73,18 +69,22 @@ class Occupant:
         """Go on in the next window, with the end of this one as its opening."""
         window = self.window
         self._unsent = self._frames_until(window.end)
-        self._number += 1
+        self._enter(self._number + 1)
         opening = self.grid.frames(self.window.start - window.start, window.frames)
         self.grid = Grid(self._pattern, self.window.frames, opening)
 
     def due(self) -> Chunk | None:
         """The next chunk, once all its frames are complete; its frames count as sent."""
-        complete, frames = self.window.start + self.grid.complete, self.take.beginning.frames
-        if complete < min(self.take.chunks.due(self._sent), frames):
+        complete = self.window.start + self.grid.complete
+        if complete < self._awaited:
             return None
-        chunk = Chunk(self._sent, self._frames_until(complete), last=complete == frames)
+        chunk = Chunk(self._sent, self._frames_until(complete), last=complete == self.take.beginning.frames)
         self._sent, self._unsent = complete, self._unsent[:, :0]
+        self._awaited = self._next_due()
         return chunk
+
+    def _next_due(self) -> int:
+        return min(self.take.chunks.due(self._sent), self.take.beginning.frames)
 
     def _frames_until(self, stop: int) -> Array:
         """All that was not sent, up to frame ``stop`` of the take, [codebook, frame]."""

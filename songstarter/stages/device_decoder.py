@@ -80,7 +80,8 @@ class DeviceDecoder(DecoderStage):
         self._last = bucket = self._buckets[slots]
         write_inputs(bucket.views, columns, lengths, draws)
         found = bucket.run()
-        return {slot: None if (found[slot] == NO_NUMBERS).any() else found[slot] for slot in draws}
+        sound = (found != NO_NUMBERS).all(axis=1)
+        return {slot: found[slot] if sound[slot] else None for slot in draws}
 
     def last_logits(self) -> Array:
         """Those [slot, 2, codebook, token] from which the last columns were drawn."""

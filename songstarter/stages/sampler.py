@@ -7,29 +7,32 @@ company.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from songstarter.array import Array
-from songstarter.randomness import uniforms
 from songstarter.request import Sampling
 from songstarter.sampling import draw, softmax
+from songstarter.stages.numbers import Numbers
 
 SETTINGS = 4  # rows of ``settings_of``
-STRETCH = 64  # steps whose random numbers are computed together: singly that was a quarter of the sampler's time
 CLOSE = 1e-3  # of probability; far more than fp32 sums of a row can be off
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """Where a take stands: its settings and the address of its random numbers."""
 
     sampling: Sampling
     seed: int
     variation: int
     step: int
+
+    @property
+    def address(self) -> tuple[int, int, int]:
+        """Where its random numbers stand."""
+        return self[1:]
 
     @property
     def rows(self) -> int:
@@ -66,15 +69,12 @@ def sample(logits: Array, draws: Sequence[Draw]) -> Array:
 
 def numbers_of(draws: Sequence[Draw], codebooks: int) -> Array:
     """Two uniform numbers for each draw's codebooks: [take, codebook, 2]."""
-    stretches = (_stretch(d.seed, d.variation, d.step // STRETCH, codebooks) for d in draws)
-    return np.stack([numbers[d.step % STRETCH] for numbers, d in zip(stretches, draws, strict=True)])
+    return _numbers(codebooks).of([draw.address for draw in draws])
 
 
-@lru_cache(maxsize=512)
-def _stretch(seed: int, variation: int, number: int, codebooks: int) -> Array:
-    """The numbers of a take's next steps, all at once: [step, codebook, 2]."""
-    steps = number * STRETCH + np.arange(STRETCH)
-    return uniforms(np.full(STRETCH, seed), np.full(STRETCH, variation), steps, codebooks)
+@lru_cache
+def _numbers(codebooks: int) -> Numbers:
+    return Numbers(codebooks)
 
 
 def settings_of(draws: Sequence[Draw]) -> Array:
@@ -82,7 +82,12 @@ def settings_of(draws: Sequence[Draw]) -> Array:
 
     A token is kept while the likelier ones weigh no more than the bound: by mass their shares, else 1 each.
     """
-    return np.array([[s.guidance, s.temperature, *_bound(s)] for s in (d.sampling for d in draws)], np.float32).T
+    return np.array([_settings(draw.sampling) for draw in draws], np.float32).T
+
+
+@lru_cache(maxsize=1024)
+def _settings(sampling: Sampling) -> tuple[float, float, float, float]:
+    return sampling.guidance, sampling.temperature, *_bound(sampling)
 
 
 def _bound(sampling: Sampling) -> tuple[float, float]:
