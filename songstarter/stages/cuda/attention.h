@@ -28,26 +28,25 @@ struct Attend {
     float level;         // the step between two levels of 8-bit memory
 };
 
+// What memory holds is read in its own unit: of keys that is in the query already, of values it comes in at the end.
 struct Halves {
     typedef Half Stored;
     static constexpr int EACH = 8;  // numbers in 16 bytes
-    static __device__ void read(const uint4 &packed, float, float *numbers) { widen(packed, numbers); }
+    static __device__ void read(const uint4 &packed, float *numbers) { widen(packed, numbers); }
     static __device__ Half store(float number, float) { return narrow(number); }
-    static __device__ float load(Half stored, float) { return widen(stored); }
+    static __device__ float load(Half stored) { return widen(stored); }
+    static __device__ float unit(float) { return 1.0f; }
 };
 struct Bytes {
     typedef signed char Stored;
     static constexpr int EACH = 16;
-    static __device__ void read(const uint4 &packed, float level, float *numbers) {
-        widen_bytes(packed, numbers);
-#pragma unroll
-        for (int i = 0; i < EACH; i++) numbers[i] *= level;
-    }
+    static __device__ void read(const uint4 &packed, float *numbers) { widen_bytes(packed, numbers); }
     // What is no number becomes a level like any other, as in the graph; the step's own logits still show it.
     static __device__ signed char store(float number, float level) {
         return (signed char)fminf(fmaxf(rintf(number / level), -128.0f), 127.0f);
     }
-    static __device__ float load(signed char stored, float level) { return stored * level; }
+    static __device__ float load(signed char stored) { return stored; }
+    static __device__ float unit(float level) { return level; }
 };
 
 // What was seen so far: scores are powers of two.
@@ -89,9 +88,10 @@ __device__ inline void attend(const Attend &p) {
     const long long block = ((long long)row * p.heads + head) * p.positions * HEAD;
     Stored *keys = (Stored *)p.keys + block, *values = (Stored *)p.values + block;
 
+    const float unit = Kind::unit(p.level);
     float asked[EACH];
 #pragma unroll
-    for (int i = 0; i < EACH; i++) asked[i] = widen(query[part * EACH + i]) * (0.125f * LOG2_E);
+    for (int i = 0; i < EACH; i++) asked[i] = widen(query[part * EACH + i]) * (0.125f * LOG2_E * unit);
 
     Seen<EACH> seen;
     for (int base = start; base < stop; base += GROUPS * AT_ONCE) {
@@ -107,7 +107,7 @@ __device__ inline void attend(const Attend &p) {
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
             float numbers[EACH], score = 0;
-            Kind::read(key[i], p.level, numbers);
+            Kind::read(key[i], numbers);
 #pragma unroll
             for (int j = 0; j < EACH; j++) score += asked[j] * numbers[j];
 #pragma unroll
@@ -119,7 +119,7 @@ __device__ inline void attend(const Attend &p) {
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
             float numbers[EACH];
-            Kind::read(value[i], p.level, numbers);
+            Kind::read(value[i], numbers);
             if (base + i * GROUPS + group < stop) seen.see(scores[i], numbers);  // one that is no number too: it must show
         }
     }
@@ -131,7 +131,7 @@ __device__ inline void attend(const Attend &p) {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             stored[i] = Kind::store(widen(key[part * EACH + i]), p.level);
-            score += asked[i] * Kind::load(stored[i], p.level);
+            score += asked[i] * Kind::load(stored[i]);
         }
 #pragma unroll
         for (int apart = 1; apart < GROUP; apart *= 2) score += __shfl_xor_sync(ALL, score, apart);
@@ -142,7 +142,7 @@ __device__ inline void attend(const Attend &p) {
 #pragma unroll
             for (int i = 0; i < EACH; i++) {
                 stored[i] = Kind::store(widen(value[part * EACH + i]), p.level);
-                numbers[i] = Kind::load(stored[i], p.level);
+                numbers[i] = Kind::load(stored[i]);
                 values[place + i] = stored[i];
             }
             seen.raise(score);
@@ -165,7 +165,7 @@ __device__ inline void attend(const Attend &p) {
             mix += mixes[i][channel] * by;
         }
     if (shares == 1) {
-        if (channel < HEAD) p.out[pair * HEAD + channel] = narrow(mix / sum);
+        if (channel < HEAD) p.out[pair * HEAD + channel] = narrow(mix / sum * unit);
         return;
     }
 
@@ -187,7 +187,7 @@ __device__ inline void attend(const Attend &p) {
             sum += __ldcg(all + s * LEFT + HEAD + 1) * by;
             mix += __ldcg(all + s * LEFT + channel) * by;
         }
-        p.out[pair * HEAD + channel] = narrow(mix / sum);
+        p.out[pair * HEAD + channel] = narrow(mix / sum * unit);
     }
     if (threadIdx.x == 0) p.arrived[pair] = 0;
 }
