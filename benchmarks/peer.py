@@ -74,10 +74,13 @@ def _compiled(forward: Forward, **options: Any) -> Forward:
     compiled = torch.compile(forward, dynamic=False, **options)
 
     def run(input_ids: torch.Tensor, **settings: Any) -> Any:
-        if settings.get("encoder_hidden_states") is not None:
-            return forward(input_ids, **settings)
-        # Contiguous, because `generate` hands over a slice whose stride grows: each step would compile anew.
-        return compiled(input_ids.contiguous(), **settings)
+        # With a static cache transformers 5.17 adds a length on the GPU to positions on torch's default device. For the
+        # other variants that stays the CPU: a default of its own makes every call of torch slower, a step by a quarter.
+        with torch.device(input_ids.device):
+            if settings.get("encoder_hidden_states") is not None:
+                return forward(input_ids, **settings)
+            # Contiguous, because `generate` hands over a slice whose stride grows: each step would compile anew.
+            return compiled(input_ids.contiguous(), **settings)
 
     return run
 
@@ -124,8 +127,6 @@ class PeerDecode:
         torch.set_num_threads(threads)
 
     def __enter__(self) -> Self:
-        # With a static cache transformers adds a length on the GPU to positions on the CPU, unless that is no default.
-        torch.set_default_device(self._loaded.model.device)
         torch._dynamo.reset()  # or, past its limit of compiled versions, it would go on uncompiled and say nothing
         model = self._loaded.model
         self._chroma_length, model.config.chroma_length = model.config.chroma_length, SHORT_MELODY
@@ -139,7 +140,6 @@ class PeerDecode:
         model.config.chroma_length = self._chroma_length
         model.decoder.set_attn_implementation(ATTENTION)
         del model.decoder.model.decoder.forward  # the class's own shows again
-        torch.set_default_device(None)
         gc.collect()
 
     def measure(self, context: int, steps: int, *, capacity: int) -> list[float]:
