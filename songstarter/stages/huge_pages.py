@@ -20,7 +20,7 @@ def zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> Array:
     """As ``np.zeros``, but that the memory is really there: a machine that has too little of it says so now, and not
     when the first long songs play. Small blocks, and those where there are no huge pages, lie on ordinary ones."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = mmap.mmap(-1, max(size, 1))
+    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
     if HUGE is not None:
         memory.madvise(HUGE)
     block: Array = np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
