@@ -18,6 +18,7 @@ from songstarter.engine.record import OrderRecord
 from songstarter.engine.service import EngineService
 from songstarter.engine.take import Beginning, Chunk, ChunkSizes, Outcome, Take
 from songstarter.errors import Description, InvalidRequest, SongstarterError, Unavailable
+from songstarter.freed_memory import FreedMemory
 from songstarter.metrics import INFO, KV_MEMORY, Readings, Series
 from songstarter.request import MAX_OUTPUTS, MAX_SEED, PRIORITIES, Sampling
 from songstarter.stages.decoder import Prefix
@@ -59,6 +60,8 @@ class OrderDesk:
         )
         self._engine = Engine(self._stage, self._pattern, max_waiting=max_waiting)
         self._service = EngineService(self._engine)
+        self._freed_memory = FreedMemory()
+        self._freed_memory.start()
         self._under_way: dict[str, Sequence[Take]] = {}  # by the order's name
         facts = self._checkpoint.decoder
         event_log.write("decoder", computed_by=self._stage.computed_by, precision=facts.precision, slots=slots)
@@ -120,6 +123,7 @@ class OrderDesk:
     def close(self) -> None:
         """End what plays with Unavailable and stop."""
         self._service.stop()
+        self._freed_memory.stop()
 
     def _name(self, inputs: Mapping[str, Array]) -> str:
         name = _text(inputs["order"])

@@ -11,6 +11,7 @@ from songstarter.faces.admission import Admission
 from songstarter.faces.stages import Tensors
 from songstarter.faces.visits import Visit, VisitBook
 from songstarter.faces.watch import Watch
+from songstarter.freed_memory import FreedMemory
 from songstarter.metrics import Readings
 
 Read = Callable[[], Mapping[str, Any]]
@@ -44,6 +45,8 @@ class RequestDesk:
         self._threads = ThreadPoolExecutor(limit, thread_name_prefix="request")
         self._book = VisitBook()
         self._watch = Watch(cancel)
+        self._freed_memory = FreedMemory()
+        self._freed_memory.start()
 
     def accept(self, read: Read, reply: Replying, *, request_id: str = "", trace_context: str | None = None) -> None:
         """Answer a request, or refuse it at once.
@@ -63,6 +66,7 @@ class RequestDesk:
         """Stop what is under way."""
         self._watch.close()
         self._threads.shutdown(cancel_futures=True)
+        self._freed_memory.stop()
 
     def readings(self) -> Readings:
         return self._book.readings()

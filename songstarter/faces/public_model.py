@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from songstarter.errors import SongstarterError
 from songstarter.faces.desk import Answering, Replying, RequestDesk
 from songstarter.faces.triton import TritonStages, origin_of, settings_of, values_of
-from songstarter.freed_memory import FreedMemory
 from songstarter.publisher import Publisher
 
 SETTINGS = ("max_requests", "max_duration", "max_audio_seconds", "codec_calls")
@@ -40,8 +39,6 @@ class PublicModel:
         self._desk = RequestDesk(face, limit=limit, cancel=stages.cancel)
         self._publisher = Publisher(self._desk.readings, self.pb_utils.MetricFamily)
         self._publisher.start()
-        self._freed_memory = FreedMemory()
-        self._freed_memory.start()
 
     def execute(self, requests: Sequence[Any]) -> Any:
         for request in requests:
@@ -52,5 +49,4 @@ class PublicModel:
     def finalize(self) -> None:
         self._desk.close()
         self._publisher.stop()
-        self._freed_memory.stop()
         self._stages.close()

@@ -13,7 +13,6 @@ from songstarter.engine.order import OrderDesk, outputs
 from songstarter.errors import SongstarterError
 from songstarter.faces.order_reply import OrderReply
 from songstarter.faces.triton import settings_of
-from songstarter.freed_memory import FreedMemory
 from songstarter.publisher import Publisher
 
 SETTINGS = ("slots", "max_waiting", "fewest_slots", "threads")
@@ -34,8 +33,6 @@ class TritonPythonModel:
         self._sender.start()
         self._publisher = Publisher(self._desk.readings, pb_utils.MetricFamily)
         self._publisher.start()
-        self._freed_memory = FreedMemory()
-        self._freed_memory.start()
 
     def execute(self, requests):
         for request in requests:
@@ -49,7 +46,6 @@ class TritonPythonModel:
     def finalize(self):
         self._desk.close()
         self._publisher.stop()
-        self._freed_memory.stop()
         self._outbox.put(None)
         self._sender.join(timeout=5)
 
