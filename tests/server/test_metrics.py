@@ -138,9 +138,8 @@ def test_nothing_is_in_use_once_everything_is_answered(songs: Server) -> None:
     busy = ("slots_in_use", "takes_waiting", "requests_in_flight")
     seen = []
     with ThreadPoolExecutor(4) as threads:
-        crowd = [
-            threads.submit(ask_grpc, songs.grpc_url, **SHORT | {"duration": 3, "num_outputs": 8}) for _ in range(4)
-        ]
+        long_enough = SHORT | {"duration": 10, "num_outputs": 8}  # for those who wait to be seen, once a second
+        crowd = [threads.submit(ask_grpc, songs.grpc_url, **long_enough) for _ in range(4)]
         while not all(answer.done() for answer in crowd):
             scrape = Scrape(songs)
             seen.append([scrape[f"songstarter_{name}"] for name in busy])
