@@ -25,9 +25,10 @@ from songstarter.request import Sampling
 from songstarter.stages.buckets import KernelBucket, step_inputs, write_inputs
 from songstarter.stages.cuda import chain
 from songstarter.stages.cuda.driver import Driver
-from songstarter.stages.cuda.layout import HALF, HEAD_SIZE, Layout
+from songstarter.stages.cuda.layout import HALF, Layout
 from songstarter.stages.cuda.libraries import Opener, open_library
 from songstarter.stages.cuda.step import Kernels
+from songstarter.stages.dimensions import HEAD_SIZE
 from songstarter.stages.graph_weights import Weight, Weights
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.packed_inputs import Packing

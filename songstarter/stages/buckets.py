@@ -10,9 +10,9 @@ import numpy as np
 
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint
-from songstarter.stages.cuda.layout import HEAD_SIZE
 from songstarter.stages.cuda.libraries import Opener, open_library
 from songstarter.stages.cuda.step import Kernels
+from songstarter.stages.dimensions import HEAD_SIZE
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.packed_inputs import Layout, PackedInputs, Packing
 from songstarter.stages.replay_guard import ReplayGuard

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from songstarter.checkpoint import Device
+from songstarter.stages.dimensions import HEAD_SIZE
 from songstarter.stages.kv_memory import DeviceMemory, HostMemory, KvMemory, Shape
-from songstarter.stages.native.layout import HEAD_SIZE
 from songstarter.stages.native_session import open_native
 from songstarter.stages.session import InPlace, Session
 

@@ -23,6 +23,7 @@ from songstarter.stages.cuda.compiler import CAPABILITIES, FOLDER, compile_kerne
 from songstarter.stages.cuda.libraries import Opener, open_library
 from songstarter.stages.decoder import GRAPH, Prefix
 from songstarter.stages.device_decoder import DeviceDecoder
+from songstarter.stages.dimensions import HEAD_SIZE
 from songstarter.stages.sampler import sample_slots
 from tests.golden.test_device_decoder import DRAWS, SLOTS, fill, filled, prefix_of, write
 
@@ -159,10 +160,10 @@ def test_sizes_in_the_kernels_source_are_those_of_the_host() -> None:
         "ATTENDING": chain.ATTENDING,
         "COLUMNS": layout.COLUMNS,
     }
-    assert int(found["HEAD"]) == layout.HEAD_SIZE
+    assert int(found["HEAD"]) == HEAD_SIZE
     assert int(found["TOKENS"]) == layout.MOST_TOKENS
     assert found["LEFT"] == "HEAD + 2"
-    assert chain.LEFT == layout.HEAD_SIZE + 2
+    assert chain.LEFT == HEAD_SIZE + 2
     assert (found["DOWN"], found["WARPS"]) == ("THREADS / ACROSS", "THREADS / WARP")
     assert chain.THREADS // int(found["ACROSS"]) == chain.DOWN
     assert chain.THREADS // int(found["WARP"]) == chain.WARPS

@@ -11,8 +11,9 @@ from songstarter.array import Array
 from songstarter.stages.cuda.arguments import Attend, Norm, Product
 from songstarter.stages.cuda.chain import ATTENDING, LEFT, THREADS
 from songstarter.stages.cuda.driver import Driver, Launch
-from songstarter.stages.cuda.layout import COLUMNS, HEAD_SIZE
+from songstarter.stages.cuda.layout import COLUMNS
 from songstarter.stages.cuda.libraries import Opener
+from songstarter.stages.dimensions import HEAD_SIZE
 
 ROWS = 2
 PRODUCTS = ("keep_2", "activate_2", "add_2", "tell_2")

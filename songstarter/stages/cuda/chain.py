@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from songstarter.stages.cuda.arguments import Attend, Embed, Gelu, Norm, Product, Sample
 from songstarter.stages.cuda.blas import Gemm
 from songstarter.stages.cuda.driver import Launch
-from songstarter.stages.cuda.layout import COLUMNS, HEAD_SIZE, Layout
+from songstarter.stages.cuda.layout import COLUMNS, Layout
+from songstarter.stages.dimensions import HEAD_SIZE
 
 EPSILON = 1e-5
 THREADS, ATTENDING = 256, 128

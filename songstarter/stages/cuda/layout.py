@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from songstarter.stages.dimensions import HEAD_SIZE, Dimensions
 from songstarter.stages.graph_weights import Weights
 
-HEAD_SIZE = 64
 COLUMNS = 64  # of a block: what every product's width is a multiple of
 WIDEST, MOST_TOKENS = 4096, 2048  # that a block normalizes, that a block samples from
 HALF, FLOAT = "float16", "float32"
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Dimensions):
     """A decoder graph's dimensions, and the names of its weights."""
 
-    weights: Weights
+    matrix = "weight"
 
     @classmethod
     def of(cls, weights: Weights) -> Layout | None:
@@ -34,45 +34,6 @@ class Layout:
             and layout.logits % COLUMNS == 0
         )
         return layout if fits else None
-
-    @property
-    def layers(self) -> int:
-        return sum(name.endswith(".self_attn.qkv.weight") for name in self.weights.index)
-
-    @property
-    def positions(self) -> int:
-        return self.weights.index["sinusoid"].shape[0]
-
-    @property
-    def hidden(self) -> int:
-        return self.weights.index["sinusoid"].shape[1]
-
-    @property
-    def heads(self) -> int:
-        return self.hidden // HEAD_SIZE
-
-    @property
-    def wide(self) -> int:
-        """Between the two products of a layer's feed-forward part."""
-        return self.weights.index["model.decoder.layers.0.fc1.weight"].shape[1]
-
-    @property
-    def logits(self) -> int:
-        """Of all codebooks."""
-        return self.weights.index["lm_heads.weight"].shape[1]
-
-    @property
-    def codebooks(self) -> int:
-        """A table has two rows beside its tokens': the special token's, and that of no token at all."""
-        return (self.weights.index["embed_tokens"].shape[0] - self.logits) // 2
-
-    @property
-    def vocabulary(self) -> int:
-        return self.logits // self.codebooks
-
-    @property
-    def table_rows(self) -> int:
-        return self.vocabulary + 2
 
     @property
     def level(self) -> float | None:

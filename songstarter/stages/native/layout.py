@@ -6,11 +6,10 @@ import ctypes
 from dataclasses import dataclass
 from functools import cached_property
 
+from songstarter.stages.dimensions import HEAD_SIZE, Dimensions
 from songstarter.stages.graph_weights import Weights
 
-HEAD_SIZE = 64
 CHANNELS = 32  # what every product's width is a multiple of
-ROWS_BESIDE_TOKENS = 2  # of a codebook's table: the special token's, and that of no token at all
 KINDS = ("key", "value", "cross_key", "cross_value")  # of a layer's memory, in the order of the C struct
 
 
@@ -35,10 +34,10 @@ class Shape(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Dimensions):
     """An int8 decoder graph's dimensions and weights."""
 
-    weights: Weights
+    matrix = "levels"
 
     @classmethod
     def of(cls, weights: Weights) -> Layout | None:
@@ -48,32 +47,6 @@ class Layout:
         layout = cls(weights)
         fits = layout.hidden % HEAD_SIZE == 0 and layout.logits % CHANNELS == 0 and layout.wide % CHANNELS == 0
         return layout if fits else None
-
-    @property
-    def layers(self) -> int:
-        return sum(name.endswith(".self_attn.qkv.levels") for name in self.weights.index)
-
-    @property
-    def positions(self) -> int:
-        return self.weights.index["sinusoid"].shape[0]
-
-    @property
-    def hidden(self) -> int:
-        return self.weights.index["sinusoid"].shape[1]
-
-    @property
-    def wide(self) -> int:
-        """Between the two products of a layer's feed-forward part."""
-        return self.weights.index["model.decoder.layers.0.fc1.levels"].shape[1]
-
-    @property
-    def logits(self) -> int:
-        """Of all codebooks."""
-        return self.weights.index["lm_heads.levels"].shape[1]
-
-    @property
-    def codebooks(self) -> int:
-        return (self.weights.index["embed_tokens"].shape[0] - self.logits) // ROWS_BESIDE_TOKENS
 
     @property
     def attends_to_text(self) -> bool:
@@ -92,15 +65,14 @@ class Layout:
         return [[f"{kind}_{layer}" for kind in kinds] for layer in range(self.layers)]
 
     def shape(self, *, text_places: int, threads: int) -> Shape:
-        vocabulary = self.logits // self.codebooks
         return Shape(
             layers=self.layers,
             hidden=self.hidden,
             wide=self.wide,
-            heads=self.hidden // HEAD_SIZE,
+            heads=self.heads,
             codebooks=self.codebooks,
-            vocabulary=vocabulary,
-            table_rows=vocabulary + ROWS_BESIDE_TOKENS,
+            vocabulary=self.vocabulary,
+            table_rows=self.table_rows,
             positions=self.positions,
             text_places=text_places,
             threads=threads,
