@@ -9,13 +9,14 @@ import pytest
 
 from songstarter.array import Array
 from songstarter.stages.cuda.arguments import Attend, Norm, Product
-from songstarter.stages.cuda.chain import ATTENDING, LEFT, THREADS
+from songstarter.stages.cuda.chain import ATTENDING, LEFT, THREADS, held_bytes
 from songstarter.stages.cuda.driver import Driver, Launch
 from songstarter.stages.cuda.layout import COLUMNS
 from songstarter.stages.cuda.libraries import Opener
 from songstarter.stages.dimensions import HEAD_SIZE
 
 ROWS = 2
+EPSILON = 1e-5
 PRODUCTS = ("keep_2", "activate_2", "add_2", "tell_2")
 
 
@@ -44,15 +45,13 @@ class Device:
 @pytest.mark.parametrize("hidden", [64, 704, 1088, 4096])
 def test_rows_are_normalized(driver: Driver, hidden: int) -> None:
     device, random = Device(driver), np.random.default_rng(hidden)
-    stream = random.standard_normal((3, hidden), np.float32) * 5 + 40  # far from zero, where one pass would be wrong
-    scale, shift = random.standard_normal((2, hidden), np.float32)
+    stream, scale, shift = _stream_and_norm(random, 3, hidden)
     out = np.zeros((3, hidden), np.float16)
     given = {"stream": stream, "scale": scale, "shift": shift, "out": out}
     places = {name: device.put(array) for name, array in given.items()}
-    driver.launch(Launch("normalize", (3, 1, 1), THREADS, Norm(**places, hidden=hidden, epsilon=1e-5)))
-    exact = stream.astype(np.float64)
-    exact = (exact - exact.mean(axis=1, keepdims=True)) / np.sqrt(exact.var(axis=1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(device.get(places["out"], out), exact * scale + shift, rtol=2e-3, atol=2e-3)
+    driver.launch(Launch("normalize", (3, 1, 1), THREADS, Norm(**places, hidden=hidden, epsilon=EPSILON)))
+    expected = _normalized(stream) * scale + shift
+    np.testing.assert_allclose(device.get(places["out"], out), expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("kind", PRODUCTS)
@@ -61,30 +60,65 @@ def test_rows_are_normalized(driver: Driver, hidden: int) -> None:
     [(64, 64, 1), (832, 128, 1), (1024, 64, 1), (1024, 192, 2), (1024, 128, 16), (704, 64, 2), (4096, 64, 4)],
 )
 def test_products_are_those_of_numpy(driver: Driver, kind: str, inner: int, columns: int, shares: int) -> None:
-    """From one step of the loop to many more than are in flight, and whoever comes last adds up."""
+    """From one step of the loop to many more than are in flight, and whoever comes last adds up.
+
+    All but the one that adds take the stream, and normalize it themselves.
+    """
     device, random = Device(driver), np.random.default_rng(inner + shares)
-    x = random.standard_normal((ROWS, inner), np.float32).astype(np.float16)
+    stream, scale, shift = _stream_and_norm(random, ROWS, inner)
+    halves = _normalized(stream).astype(np.float16)
     weight = (random.standard_normal((inner, columns), np.float32) / np.sqrt(inner)).astype(np.float16)
-    halves = kind in ("keep_2", "activate_2")
-    out = random.standard_normal((ROWS, columns), np.float32).astype(np.float16 if halves else np.float32)
+    in_halves = kind in ("keep_2", "activate_2")
+    out = random.standard_normal((ROWS, columns), np.float32).astype(np.float16 if in_halves else np.float32)
     blocks = columns // COLUMNS
     places = {
-        "x": device.put(x),
+        "x": device.put(halves if kind == "add_2" else stream),
+        "scale": device.put(scale),
+        "shift": device.put(shift),
         "weight": device.put(weight),
         "out": device.put(out),
         "partial": driver.allocate(blocks * shares * ROWS * COLUMNS * 4),
         "arrived": driver.allocate(blocks * 4),
     }
-    arguments = Product(**places, inner=inner, columns=columns)
-    held = max(inner // shares, 8 * COLUMNS) * ROWS * 4
+    arguments = Product(**places, inner=inner, columns=columns, epsilon=EPSILON)
+    x = halves if kind == "add_2" else _normalized(stream) * scale + shift
     expected = x.astype(np.float64) @ weight.astype(np.float64)
     if kind == "activate_2":
         erf = np.array([[math.erf(value / math.sqrt(2)) for value in row] for row in expected])
         expected = expected / 2 * (1 + erf)
     for again in (1, 2):  # the counters stand at zero again
-        driver.launch(Launch(kind, (blocks, shares, 1), THREADS, arguments, held))
+        driver.launch(Launch(kind, (blocks, shares, 1), THREADS, arguments, held_bytes(inner // shares, ROWS)))
         wanted = out + again * expected if kind == "add_2" else expected
-        np.testing.assert_allclose(device.get(places["out"], out), wanted, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(device.get(places["out"], out), wanted, rtol=3e-3, atol=3e-3)
+
+
+@pytest.mark.parametrize(("inner", "shares"), [(64, 1), (1088, 2), (4096, 8)])
+def test_a_product_normalizes_as_the_norm_does(driver: Driver, inner: int, shares: int) -> None:
+    """To the bit: a song alone and songs in company start from the same halves."""
+    device, random = Device(driver), np.random.default_rng(inner)
+    stream, scale, shift = _stream_and_norm(random, ROWS, inner)
+    normed = np.zeros((ROWS, inner), np.float16)
+    given = {"stream": stream, "scale": scale, "shift": shift, "out": normed}
+    places = {name: device.put(array) for name, array in given.items()}
+    driver.launch(Launch("normalize", (ROWS, 1, 1), THREADS, Norm(**places, hidden=inner, epsilon=EPSILON)))
+    picks = np.zeros((inner, COLUMNS), np.float16)  # a column shows one of the row's numbers as it is
+    picked = random.choice(inner, COLUMNS, replace=False)
+    picks[picked, np.arange(COLUMNS)] = 1
+    out = np.zeros((ROWS, COLUMNS), np.float32)
+    product = Product(
+        x=places["stream"],
+        scale=places["scale"],
+        shift=places["shift"],
+        weight=device.put(picks),
+        out=(out_at := device.put(out)),
+        partial=driver.allocate(shares * out.nbytes),
+        arrived=driver.allocate(4),
+        inner=inner,
+        columns=COLUMNS,
+        epsilon=EPSILON,
+    )
+    driver.launch(Launch("tell_2", (1, shares, 1), THREADS, product, held_bytes(inner // shares, ROWS)))
+    np.testing.assert_array_equal(device.get(out_at, out), device.get(places["out"], normed)[:, picked])
 
 
 @pytest.mark.parametrize("kernel", ["attend_halves", "attend_bytes"])
@@ -125,6 +159,20 @@ def test_attention_is_that_of_numpy(driver: Driver, kernel: str, shares: int, he
         np.testing.assert_allclose(device.get(places["out"], out)[row], expected, rtol=3e-3, atol=3e-3)
     np.testing.assert_array_equal(device.get(places["keys"], keys), keys)
     np.testing.assert_array_equal(device.get(places["values"], values), values)
+
+
+def _stream_and_norm(random: np.random.Generator, rows: int, hidden: int) -> tuple[Array, Array, Array]:
+    """A stream far from zero, where one pass over it would be wrong, and a norm's scale and shift."""
+    stream = random.standard_normal((rows, hidden), np.float32) * 5 + 40
+    scale, shift = random.standard_normal((2, hidden), np.float32)
+    return stream, scale, shift
+
+
+def _normalized(stream: Array) -> Array:
+    exact = stream.astype(np.float64)
+    exact -= exact.mean(axis=1, keepdims=True)
+    normalized: Array = exact / np.sqrt(exact.var(axis=1, keepdims=True) + EPSILON)
+    return normalized
 
 
 def _stored(numbers: Array, step: float) -> Array:

@@ -35,8 +35,9 @@ class Product(ctypes.Structure):
     """``Product`` of ``products.h``."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("x", "weight", "out", "partial", "arrived")),
+        *((name, c_void_p) for name in ("x", "scale", "shift", "weight", "out", "partial", "arrived")),
         *((name, c_int) for name in ("inner", "columns")),
+        ("epsilon", c_float),
     )
 
 

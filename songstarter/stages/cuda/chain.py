@@ -20,7 +20,7 @@ FLOAT_BYTES, HALF_BYTES, COUNTER_BYTES = 4, 2, 4
 
 FEW_ROWS = (2,)  # whose products are the project's own: of four rows cuBLAS's are faster
 LARGEST_SHARE = 1024  # of a product's inner width
-FEWEST_BLOCKS = 128  # about one for each processor of a large device
+FEWEST_BLOCKS = 192  # more than one for each processor of a large device
 ATTENDING_BLOCKS = 512
 MOST_SHARES = 16  # of a row's positions
 LEFT = HEAD_SIZE + 2  # numbers that a share of attention leaves
@@ -78,19 +78,15 @@ class Chain:
         yield self._embed()
         for layer in range(self.layout.layers):
             yield from self._layer(layer)
-        scratch = self.scratch
-        yield self._norm("model.decoder.layer_norm")
-        yield self._product("tell", "lm_heads", scratch.normed, self.places["logits"])
+        yield from self._normed_product("tell", "model.decoder.layer_norm", "lm_heads", self.places["logits"])
         yield self._sample()
 
     def _layer(self, layer: int) -> Iterator[Work]:
         key, scratch = f"model.decoder.layers.{layer}", self.scratch
-        yield self._norm(f"{key}.self_attn_layer_norm")
-        yield self._product("keep", f"{key}.self_attn.qkv", scratch.normed, scratch.packed)
+        yield from self._normed_product("keep", f"{key}.self_attn_layer_norm", f"{key}.self_attn.qkv", scratch.packed)
         yield self._attend(layer)
         yield self._product("add", f"{key}.self_attn.out_proj", scratch.mixed, scratch.stream)
-        yield self._norm(f"{key}.final_layer_norm")
-        yield self._product("activate", f"{key}.fc1", scratch.normed, scratch.active)
+        yield from self._normed_product("activate", f"{key}.final_layer_norm", f"{key}.fc1", scratch.active)
         if not self._is_own(f"{key}.fc1"):  # cuBLAS does not activate on its way
             yield self._gelu()
         yield self._product("add", f"{key}.fc2", scratch.active, scratch.stream)
@@ -120,19 +116,40 @@ class Chain:
         )
         return self._launch("normalize", (self.rows, 1, 1), arguments)
 
+    def _normed_product(self, kind: str, norm: str, key: str, out: int) -> Iterator[Work]:
+        """The stream's norm and its product: one launch where the product is the project's own."""
+        if self._is_own(key):
+            yield self._own(kind, key, self.scratch.stream, out, norm)
+        else:
+            yield self._norm(norm)
+            yield self._blas(kind, key, self.scratch.normed, out)
+
     def _product(self, kind: str, key: str, x: int, out: int) -> Work:
+        return self._own(kind, key, x, out) if self._is_own(key) else self._blas(kind, key, x, out)
+
+    def _own(self, kind: str, key: str, x: int, out: int, norm: str | None = None) -> Launch:
         inner, columns = self.layout.weights.index[f"{key}.weight"].shape
-        weight = self.weights[f"{key}.weight"]
-        if not self._is_own(key):
-            in_floats = kind in ("add", "tell")
-            return Gemm(x, weight, out, self.rows, inner, columns, in_floats=in_floats, adds=kind == "add")
         shares = _shares(inner, columns)
-        scratch = self.scratch
         arguments = Product(
-            x=x, weight=weight, out=out, partial=scratch.partial, arrived=scratch.arrived, inner=inner, columns=columns
+            x=x,
+            scale=self.weights[f"{norm}.weight"] if norm else 0,
+            shift=self.weights[f"{norm}.bias"] if norm else 0,
+            weight=self.weights[f"{key}.weight"],
+            out=out,
+            partial=self.scratch.partial,
+            arrived=self.scratch.arrived,
+            inner=inner,
+            columns=columns,
+            epsilon=EPSILON,
         )
-        held = max(inner // shares, WARPS * COLUMNS) * self.rows * FLOAT_BYTES
-        return self._launch(f"{kind}_{self.rows}", (columns // COLUMNS, shares, 1), arguments, shared_bytes=held)
+        grid = columns // COLUMNS, shares, 1
+        return self._launch(f"{kind}_{self.rows}", grid, arguments, shared_bytes=held_bytes(inner // shares, self.rows))
+
+    def _blas(self, kind: str, key: str, x: int, out: int) -> Gemm:
+        inner, columns = self.layout.weights.index[f"{key}.weight"].shape
+        in_floats = kind in ("add", "tell")
+        weight = self.weights[f"{key}.weight"]
+        return Gemm(x, weight, out, self.rows, inner, columns, in_floats=in_floats, adds=kind == "add")
 
     def _is_own(self, key: str) -> bool:
         """Whether a product is the project's own: of few rows, and of shares that a block has room for."""
@@ -182,6 +199,11 @@ class Chain:
     ) -> Launch:
         """Of our own kernels each may begin while the one before ends; cuBLAS's do not tell when that is."""
         return Launch(kernel, grid, threads, arguments, shared_bytes, overlaps=self.rows in FEW_ROWS)
+
+
+def held_bytes(share: int, rows: int) -> int:
+    """What a product's block holds: its share of the rows and of a norm's scale and shift; later its warps' sums."""
+    return max(share * (rows + 2), WARPS * COLUMNS * rows) * FLOAT_BYTES
 
 
 def kernels_of(layout: Layout) -> tuple[str, ...]:

@@ -7,6 +7,7 @@
 constexpr int WARP = 32;
 constexpr unsigned ALL = 0xffffffffu;  // threads of a warp
 constexpr int THREADS = 256;           // of every block but attention's
+constexpr int WARPS = THREADS / WARP;
 
 __device__ inline unsigned narrow_pair(float low, float high) {
     return (unsigned)narrow(low) | (unsigned)narrow(high) << 16;
@@ -41,14 +42,24 @@ __device__ inline Number warp_sum(Number value) {
     return value;
 }
 
-// The sum over the block, for every thread; always in the same order. ``scratch`` has room for one number a warp.
+// The sums over the block, for every thread; always in the same order. ``scratch`` has room for COUNT numbers a warp.
+template <int COUNT, typename Number>
+__device__ inline void block_sums(Number (&values)[COUNT], Number *scratch) {
+    __syncthreads();
+    for (int i = 0; i < COUNT; i++) {
+        values[i] = warp_sum(values[i]);
+        if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP * COUNT + i] = values[i];
+    }
+    __syncthreads();
+    for (int i = 0; i < COUNT; i++) {
+        values[i] = 0;
+        for (int warp = 0; warp < WARPS; warp++) values[i] += scratch[warp * COUNT + i];
+    }
+}
+
 template <typename Number>
 __device__ inline Number block_sum(Number value, Number *scratch) {
-    value = warp_sum(value);
-    __syncthreads();
-    if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = value;
-    __syncthreads();
-    Number sum = 0;
-    for (int warp = 0; warp < THREADS / WARP; warp++) sum += scratch[warp];
-    return sum;
+    Number values[1] = {value};
+    block_sums<1>(values, scratch);
+    return values[0];
 }

@@ -3,7 +3,8 @@
 //     weight [inner, column]       64 columns ─► one block:  8 threads across, 16 bytes each
 //       │ its share of ``inner`` ─► gridDim.y               32 threads down, WAVES rows in flight each
 //
-// The first weights are on their way before the rows are there: they are nobody's result.
+// The first weights are on their way before the rows are there: they are nobody's result. A norm before a product is each
+// block's own work, on rows that lie in the cache: a kernel for it would cost another wait for a predecessor.
 //
 // Blocks that share columns leave their sums in ``partial``; the last of them adds them up, always in the same order.
 
@@ -14,17 +15,70 @@
 constexpr int COLUMNS = 64;                     // of a block
 constexpr int ACROSS = 8;                       // threads, of 8 columns each
 constexpr int DOWN = THREADS / ACROSS;          // threads
-constexpr int WARPS = THREADS / WARP;
 constexpr int WAVES = 8;  // half as many were 4 % slower on an H200, twice as many 20 %
 
 struct Product {
-    const Half *x;       // [row, inner]
-    const Half *weight;  // [inner, column]
-    void *out;           // [row, column]
-    float *partial;      // [column block, share, row, COLUMNS]
-    unsigned *arrived;   // [column block], zero between calls
+    const void *x;               // [row, inner]: halves, or the stream
+    const float *scale, *shift;  // [inner]: of the stream's norm
+    const Half *weight;          // [inner, column]
+    void *out;                   // [row, column]
+    float *partial;              // [column block, share, row, COLUMNS]
+    unsigned *arrived;           // [column block], zero between calls
     int inner, columns;
+    float epsilon;
 };
+
+// How a block comes by its share of the rows, as floats [inner of this share, row].
+
+struct AsTheyAre {
+    __device__ void prepare(const Product &, int, int, float *) {}
+    template <int ROWS>
+    __device__ void bring(const Product &p, int first, int share, float *into) {
+        const Half *x = (const Half *)p.x;
+        for (int i = threadIdx.x; i < share * ROWS; i += THREADS) {
+            const int row = i / share, k = i % share;
+            into[k * ROWS + row] = widen(x[(long long)row * p.inner + first + k]);
+        }
+    }
+};
+
+struct Normalized {
+    float4 *scale, *shift;  // of this share; each thread reads what it wrote
+
+    __device__ void prepare(const Product &p, int first, int share, float *memory) {
+        scale = (float4 *)memory, shift = scale + share / 4;
+        for_own_quads(p, first, share, [&](int, int quad, int place) {
+            scale[place] = ((const float4 *)p.scale)[quad], shift[place] = ((const float4 *)p.shift)[quad];
+        });
+    }
+    template <int ROWS>
+    __device__ void bring(const Product &p, int first, int share, float *into) {
+        __shared__ float scratch[ROWS * WARPS];
+        const Centred<ROWS> rows((const float *)p.x, p.inner, p.epsilon, scratch);
+        for_own_quads(p, first, share, [&](int j, int, int place) {
+#pragma unroll
+            for (int row = 0; row < ROWS; row++) {
+                const uint2 packed = rows.halves(row, j, scale[place], shift[place]);
+                float *four = into + 4 * place * ROWS + row;
+                four[0] = widen(packed.x & 0xffffu), four[ROWS] = widen(packed.x >> 16);
+                four[2 * ROWS] = widen(packed.y & 0xffffu), four[3 * ROWS] = widen(packed.y >> 16);
+            }
+        });
+    }
+
+    // A thread's quads of a row that lie in this share: which of its own, of the row's and of the share's.
+    template <typename Do>
+    __device__ static void for_own_quads(const Product &p, int first, int share, Do work) {
+#pragma unroll
+        for (int j = 0; j < QUADS; j++) {
+            const int quad = threadIdx.x + j * THREADS, place = quad - first / 4;
+            if (0 <= place && place < share / 4) work(j, quad, place);
+        }
+    }
+};
+
+// What becomes of a sum.
+
 
 struct Keep {  // as halves
     static __device__ void put(void *out, long long place, float value) { ((Half *)out)[place] = narrow(value); }
@@ -39,9 +93,9 @@ struct Tell {  // as floats: logits
     static __device__ void put(void *out, long long place, float value) { ((float *)out)[place] = value; }
 };
 
-template <int ROWS, typename What>
+template <int ROWS, typename Rows, typename What>
 __device__ inline void product(const Product &p) {
-    float *shared = launched_memory();  // [inner of this share, row], later [warp, row, COLUMNS]
+    float *shared = launched_memory();  // [inner of this share, row] and what Rows keeps, later [warp, row, COLUMNS]
     __shared__ bool last;
     const int share = p.inner / gridDim.y, first = blockIdx.y * share, steps = share / DOWN;
     const int across = threadIdx.x % ACROSS, down = threadIdx.x / ACROSS;
@@ -54,12 +108,11 @@ __device__ inline void product(const Product &p) {
     for (int wave = 0; wave < WAVES; wave++)
         if (wave < steps) coming[wave] = __ldcs(weight + wave * stride);
 
+    Rows rows;
+    rows.prepare(p, first, share, shared + share * ROWS);
     wait_for_predecessor();
     let_successor_begin();
-    for (int i = threadIdx.x; i < share * ROWS; i += THREADS) {
-        const int row = i / share, k = i % share;
-        shared[k * ROWS + row] = widen(p.x[(long long)row * p.inner + first + k]);
-    }
+    rows.template bring<ROWS>(p, first, share, shared);
     __syncthreads();
 
     float sums[ROWS][8] = {};
@@ -130,10 +183,10 @@ __device__ inline void product(const Product &p) {
     if (threadIdx.x == 0) p.arrived[blockIdx.x] = 0;
 }
 
-#define PRODUCT(name, ROWS, What) \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) name##_##ROWS(Product p) { product<ROWS, What>(p); }
+#define PRODUCT(name, ROWS, Rows, What) \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) name##_##ROWS(Product p) { product<ROWS, Rows, What>(p); }
 
-PRODUCT(keep, 2, Keep)
-PRODUCT(activate, 2, Activate)
-PRODUCT(add, 2, Add)
-PRODUCT(tell, 2, Tell)
+PRODUCT(keep, 2, Normalized, Keep)
+PRODUCT(activate, 2, Normalized, Activate)
+PRODUCT(add, 2, AsTheyAre, Add)
+PRODUCT(tell, 2, Normalized, Tell)

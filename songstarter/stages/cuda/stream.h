@@ -31,6 +31,57 @@ extern "C" __global__ void __launch_bounds__(THREADS) embed(Embed p) {
     }
 }
 
+constexpr int QUADS = 4;  // of a thread at most: rows of 4096
+
+// Some rows of the stream, a thread's numbers of each, about their mean; and what they are multiplied by.
+template <int ROWS>
+struct Centred {
+    float4 held[ROWS][QUADS];
+    float rates[ROWS];
+
+    __device__ Centred(const float *stream, int hidden, float epsilon, float *scratch) {  // [ROWS, WARPS]
+        const int quads = hidden / 4;
+        float means[ROWS] = {};
+#pragma unroll
+        for (int row = 0; row < ROWS; row++)
+#pragma unroll
+            for (int j = 0; j < QUADS; j++) {
+                const int i = threadIdx.x + j * THREADS;
+                if (i < quads) {
+                    const float4 four = held[row][j] = ((const float4 *)(stream + (long long)row * hidden))[i];
+                    means[row] += four.x + four.y + four.z + four.w;
+                }
+            }
+        block_sums(means, scratch);
+        float squares[ROWS] = {};
+#pragma unroll
+        for (int row = 0; row < ROWS; row++) {
+            const float mean = means[row] / hidden;
+#pragma unroll
+            for (int j = 0; j < QUADS; j++) {
+                if (threadIdx.x + j * THREADS < quads) {
+                    float4 &four = held[row][j];
+                    four.x -= mean, four.y -= mean, four.z -= mean, four.w -= mean;
+                    squares[row] += four.x * four.x + four.y * four.y + four.z * four.z + four.w * four.w;
+                }
+            }
+        }
+        block_sums(squares, scratch);
+#pragma unroll
+        for (int row = 0; row < ROWS; row++) rates[row] = 1.0f / sqrtf(squares[row] / hidden + epsilon);
+    }
+
+    // The normalized numbers of a thread's quad.
+    __device__ uint2 halves(int row, int quad, const float4 &scale, const float4 &shift) const {
+        const float4 &four = held[row][quad];
+        const float rate = rates[row];
+        uint2 packed;
+        packed.x = narrow_pair(four.x * rate * scale.x + shift.x, four.y * rate * scale.y + shift.y);
+        packed.y = narrow_pair(four.z * rate * scale.z + shift.z, four.w * rate * scale.w + shift.w);
+        return packed;
+    }
+};
+
 struct Norm {
     const float *stream;  // [row, hidden]
     const float *scale, *shift;
@@ -39,46 +90,16 @@ struct Norm {
     float epsilon;
 };
 
-constexpr int QUADS = 4;  // of a thread at most: rows of 4096
-
 extern "C" __global__ void __launch_bounds__(THREADS) normalize(Norm p) {
-    __shared__ float scratch[THREADS / WARP];
-    const int quads = p.hidden / 4;
-    const float4 *scale = (const float4 *)p.scale, *shift = (const float4 *)p.shift;
+    __shared__ float scratch[WARPS];
     wait_for_predecessor();
     let_successor_begin();
-    const float4 *row = (const float4 *)(p.stream + (long long)blockIdx.x * p.hidden);
-    float4 held[QUADS];
-    float sum = 0;
-#pragma unroll
-    for (int j = 0; j < QUADS; j++) {
-        const int i = threadIdx.x + j * THREADS;
-        if (i < quads) {
-            held[j] = row[i];
-            sum += held[j].x + held[j].y + held[j].z + held[j].w;
-        }
-    }
-    const float mean = block_sum(sum, scratch) / p.hidden;
-    float squares = 0;
-#pragma unroll
-    for (int j = 0; j < QUADS; j++) {
-        if (threadIdx.x + j * THREADS < quads) {
-            held[j].x -= mean, held[j].y -= mean, held[j].z -= mean, held[j].w -= mean;
-            squares += held[j].x * held[j].x + held[j].y * held[j].y + held[j].z * held[j].z + held[j].w * held[j].w;
-        }
-    }
-    const float rate = 1.0f / sqrtf(block_sum(squares, scratch) / p.hidden + p.epsilon);
+    const Centred<1> row(p.stream + (long long)blockIdx.x * p.hidden, p.hidden, p.epsilon, scratch);
     uint2 *out = (uint2 *)(p.out + (long long)blockIdx.x * p.hidden);
 #pragma unroll
     for (int j = 0; j < QUADS; j++) {
         const int i = threadIdx.x + j * THREADS;
-        if (i < quads) {
-            const float4 by = scale[i], plus = shift[i];
-            uint2 packed;
-            packed.x = narrow_pair(held[j].x * rate * by.x + plus.x, held[j].y * rate * by.y + plus.y);
-            packed.y = narrow_pair(held[j].z * rate * by.z + plus.z, held[j].w * rate * by.w + plus.w);
-            out[i] = packed;
-        }
+        if (i < p.hidden / 4) out[i] = row.halves(0, j, ((const float4 *)p.scale)[i], ((const float4 *)p.shift)[i]);
     }
 }
 
