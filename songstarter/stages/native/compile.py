@@ -35,8 +35,11 @@ class InstructionSet:
 
 _AVX2 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"})
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"})
+_AMX = frozenset({"amx_tile", "amx_int8"})
+_LONG_VECTORS = ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512")
 INSTRUCTION_SETS = (  # the fastest first
-    InstructionSet("avx512vnni", ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"), _AVX2 | _AVX512),
+    InstructionSet("amx", (*_LONG_VECTORS, "-mamx-tile", "-mamx-int8"), _AVX2 | _AVX512 | _AMX),
+    InstructionSet("avx512vnni", _LONG_VECTORS, _AVX2 | _AVX512),
     InstructionSet("avx2", ("-march=x86-64-v3",), _AVX2),
 )
 

@@ -271,6 +271,7 @@ void decoder_close(Decoder *d) {
 /* `parts` are the weights' addresses: LAYER_PARTS for each layer, in the order of layer_of, then those below. The
    weights stay the caller's and must outlive the decoder; matrices are copied. NULL where memory is short. */
 Decoder *decoder_open(const Shape *shape, const void *const *parts) {
+    ask_for_tiles();
     Decoder *d = calloc(1, sizeof *d);
     Layer *layers = calloc(shape->layers, sizeof *layers);
     if (!d || !layers) {

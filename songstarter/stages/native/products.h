@@ -5,30 +5,22 @@
 #ifndef SONGSTARTER_PRODUCTS_H
 #define SONGSTARTER_PRODUCTS_H
 
-#include "memory.h"
+#include "matrix.h"
 #include "team.h"
+#include "tiles.h"
 #include "vectors.h"
 
 enum {
-    PANEL = 2 * LANES,  /* output channels that are computed together */
-    DEEP = 4,           /* inputs that one instruction sums */
 #if defined(__AVX512VNNI__)
-    TILE = 8, /* rows that share a pass over a panel: as many as registers hold the sums of */
+    ABREAST = 8, /* rows that share a pass over a panel: as many as registers hold the sums of */
 #else
-    TILE = 2,
+    ABREAST = 2,
 #endif
-    MOST_ROWS = 64,     /* of one call; callers cut longer fillings */
-    WEIGHT_OFFSET = 64, /* weights are stored as unsigned bytes: level + 64, from 1 to 127 */
+    MOST_ROWS = 64, /* of one call; callers cut longer fillings */
 };
 
 typedef struct {
-    const uint8_t *panels; /* [out / PANEL][in / DEEP][PANEL][DEEP] */
-    const float *scales;   /* [out] */
-    int inputs, outputs;
-} Matrix;
-
-typedef struct {
-    int8_t *levels; /* [row, inputs] */
+    int8_t *levels; /* [MOST_ROWS, inputs] */
     float scale[MOST_ROWS];
     int32_t sum[MOST_ROWS]; /* of a row's levels */
 } Quantised;
@@ -89,11 +81,11 @@ static inline void finish(const Sums *panel, const Matrix *m, const Quantised *f
 }
 
 /* `count` rows, a constant once inlined, against one panel: `to` [row, outputs] gets PANEL channels of them. */
-static inline __attribute__((always_inline)) void multiply_tile(
+static inline __attribute__((always_inline)) void multiply_abreast(
     const int count, const Matrix *m, const Quantised *from, int row, int channel, float *to, Ending ending) {
     const uint8_t *weights = m->panels + (size_t)channel * m->inputs;
     const int8_t *levels = from->levels + (size_t)row * m->inputs;
-    Sums sums[TILE][REGISTERS];
+    Sums sums[ABREAST][REGISTERS];
     memset(sums, 0, sizeof sums);
     for (int k = 0; k < m->inputs; k += DEEP, weights += PANEL * DEEP) {
 #pragma GCC unroll 8
@@ -111,38 +103,44 @@ static inline __attribute__((always_inline)) void multiply_tile(
 
 static void multiply_rows(int count, const Matrix *m, const Quantised *from, int row, int channel, float *to, Ending e) {
     switch (count) {
-    case 1: multiply_tile(1, m, from, row, channel, to, e); break;
-    case 2: multiply_tile(2, m, from, row, channel, to, e); break;
-    case 3: multiply_tile(3, m, from, row, channel, to, e); break;
-    case 4: multiply_tile(4, m, from, row, channel, to, e); break;
-    case 5: multiply_tile(5, m, from, row, channel, to, e); break;
-    case 6: multiply_tile(6, m, from, row, channel, to, e); break;
-    case 7: multiply_tile(7, m, from, row, channel, to, e); break;
-    default: multiply_tile(TILE, m, from, row, channel, to, e);
+    case 1: multiply_abreast(1, m, from, row, channel, to, e); break;
+    case 2: multiply_abreast(2, m, from, row, channel, to, e); break;
+    case 3: multiply_abreast(3, m, from, row, channel, to, e); break;
+    case 4: multiply_abreast(4, m, from, row, channel, to, e); break;
+    case 5: multiply_abreast(5, m, from, row, channel, to, e); break;
+    case 6: multiply_abreast(6, m, from, row, channel, to, e); break;
+    case 7: multiply_abreast(7, m, from, row, channel, to, e); break;
+    default: multiply_abreast(ABREAST, m, from, row, channel, to, e);
+    }
+}
+
+/* The same for as many rows as there are, where the processor sums by tiles. */
+static void multiply_by_tiles(int count, const Matrix *m, const Quantised *from, int channel, float *to, Ending ending) {
+    const uint8_t *panel = m->panels + (size_t)channel * m->inputs;
+    int32_t sums[2 * TILE_ROWS * PANEL] __attribute__((aligned(LINE)));
+    for (int row = 0; row < count; row += 2 * TILE_ROWS) {
+        int here = count - row < 2 * TILE_ROWS ? count - row : 2 * TILE_ROWS;
+        sum_by_tiles(from->levels + (size_t)row * m->inputs, panel, m->inputs, here > TILE_ROWS, sums);
+        for (int r = 0; r < here; r++)
+            finish((const Sums *)(sums + r * PANEL), m, from, row + r, channel, to, ending);
     }
 }
 
 /* `count` quantised rows against a thread's panels; every weight is read from memory once. */
 static void multiply(Team *team, int number, const Matrix *m, const Quantised *from, int count, float *to, Ending ending) {
-    int first, end;
+    int first, end, by_tiles = suits_tiles(count, m->inputs);
     share(team, number, m->outputs, PANEL, &first, &end);
+    if (by_tiles)
+        take_tiles();
     for (int channel = first; channel < end; channel += PANEL)
-        for (int row = 0; row < count; row += TILE)
-            multiply_rows(count - row < TILE ? count - row : TILE, m, from, row, channel, to, ending);
+        if (by_tiles)
+            multiply_by_tiles(count, m, from, channel, to, ending);
+        else
+            for (int row = 0; row < count; row += ABREAST)
+                multiply_rows(count - row < ABREAST ? count - row : ABREAST, m, from, row, channel, to, ending);
+    if (by_tiles)
+        give_tiles_back();
     meet(team);
-}
-
-/* Levels [in, out], as the graph has them, in the order in which products read them; no panels if memory is short. */
-static Matrix packed(const int8_t *levels, const float *scales, int inputs, int outputs) {
-    uint8_t *panels = allocate((size_t)inputs * outputs);
-    for (int channel = 0; panels && channel < outputs; channel += PANEL)
-        for (int k = 0; k < inputs; k++) {
-            uint8_t *to = panels + (size_t)channel * inputs + (size_t)(k / DEEP) * PANEL * DEEP + k % DEEP;
-            const int8_t *from = levels + (size_t)k * outputs + channel;
-            for (int i = 0; i < PANEL; i++)
-                to[i * DEEP] = (uint8_t)(from[i] + WEIGHT_OFFSET);
-        }
-    return (Matrix){panels, scales, inputs, outputs};
 }
 
 #endif
