@@ -42,36 +42,29 @@ static float shares_of(float *scores, int length) {
     return sum_of(totals);
 }
 
-/* The values of `length` positions, each weighted by its key's share of the query. One text for both kinds of
-   memory, which differ in how sixteen numbers are read. */
-#define DEFINE_ATTENTION(NAME, NUMBER, READ)                                                                       \
-    static void NAME(const Vector query[PARTS], const NUMBER *keys, const NUMBER *values, int length,              \
-                     float *scores, Vector mixed[PARTS]) {                                                         \
-        for (int place = 0; place < length; place++) {                                                             \
-            const NUMBER *key = keys + (size_t)place * HEAD;                                                       \
-            ask_ahead(key, sizeof(NUMBER));                                                                        \
-            Vector products = query[0] * READ(key) + query[1] * READ(key + LANES);                                 \
-            products += query[2] * READ(key + 2 * LANES) + query[3] * READ(key + 3 * LANES);                       \
-            scores[place] = sum_of(products);                                                                      \
-        }                                                                                                          \
-        ask_for_first(values, (size_t)length * HEAD * sizeof(NUMBER));                                             \
-        float total = shares_of(scores, length);                                                                   \
-        for (int part = 0; part < PARTS; part++)                                                                   \
-            mixed[part] = (Vector){};                                                                              \
-        for (int place = 0; place < length; place++) {                                                             \
-            const NUMBER *value = values + (size_t)place * HEAD;                                                   \
-            ask_ahead(value, sizeof(NUMBER));                                                                      \
-            for (int part = 0; part < PARTS; part++)                                                               \
-                mixed[part] += scores[place] * READ(value + part * LANES);                                         \
-        }                                                                                                          \
-        for (int part = 0; part < PARTS; part++)                                                                   \
-            mixed[part] /= total;                                                                                  \
+/* The values of `length` positions, each weighted by its key's share of the query. */
+static void attend_floats(const Vector query[PARTS], const float *keys, const float *values, int length, float *scores,
+                          Vector mixed[PARTS]) {
+    for (int place = 0; place < length; place++) {
+        const float *key = keys + (size_t)place * HEAD;
+        ask_ahead(key, sizeof *key);
+        Vector products = query[0] * load(key) + query[1] * load(key + LANES);
+        products += query[2] * load(key + 2 * LANES) + query[3] * load(key + 3 * LANES);
+        scores[place] = sum_of(products);
     }
-
-DEFINE_ATTENTION(attend_floats, float, load)
-DEFINE_ATTENTION(attend_bytes, int8_t, floats_of)
-
-#undef DEFINE_ATTENTION
+    ask_for_first(values, (size_t)length * HEAD * sizeof *values);
+    float total = shares_of(scores, length);
+    for (int part = 0; part < PARTS; part++)
+        mixed[part] = (Vector){};
+    for (int place = 0; place < length; place++) {
+        const float *value = values + (size_t)place * HEAD;
+        ask_ahead(value, sizeof *value);
+        for (int part = 0; part < PARTS; part++)
+            mixed[part] += scores[place] * load(value + part * LANES);
+    }
+    for (int part = 0; part < PARTS; part++)
+        mixed[part] /= total;
+}
 
 static inline int8_t level_of(float value, float scale) {
     float level = rintf(value / scale);

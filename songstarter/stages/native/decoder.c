@@ -12,7 +12,7 @@
    Threads split output channels in products, (row, head) pairs in attention and rows elsewhere, and meet after
    each. Compiled once for each instruction set (compile.py); called by stages/native_session.py. */
 
-#include "attention.h"
+#include "byte_attention.h"
 #include "memory.h"
 #include "products.h"
 #include "team.h"

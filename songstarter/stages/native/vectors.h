@@ -42,18 +42,6 @@ static inline float sum_of(Vector v) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-static inline Vector floats_of(const int8_t *from) {
-    __m128i bytes = _mm_loadu_si128((const __m128i *)from);
-#if defined(__AVX512F__)
-    return (Vector)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-#else
-    __m256i halves[2] = {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
-    Integers whole;
-    memcpy(&whole, halves, sizeof whole);
-    return __builtin_convertvector(whole, Vector);
-#endif
-}
-
 /* e^v for v <= 0, to two units in the last place: 2^n times a polynomial on +-ln(2)/2. */
 static inline Vector exponential(Vector v) {
     const float to_nearest = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
