@@ -30,7 +30,7 @@ from songstarter.stages.session import InPlace, Place, Session
 pytestmark = pytest.mark.skipif(instruction_set() is None, reason="not compiled, or made for other processors")
 
 ROWS = 5
-HELD = np.array([[0], [3], [40], [41], [200]])  # positions that each row holds
+HELD = np.array([[0], [3], [41], [300], [1023]])  # positions that each row holds
 TEXT_PLACES = 32
 # Activations that fall on the other side of a rounding move the sums after them: shares of the logits' spread.
 FAR, NEAR = 0.15, 0.02
