@@ -59,10 +59,15 @@ def _busy(weight_bytes: int) -> int:
 
 
 def instruction_set() -> InstructionSet | None:
-    """The fastest that this processor has and the decoder was compiled for."""
+    """The fastest that this processor has, its kernel allows and the decoder was compiled for."""
+    return next((one for one in usable_instruction_sets() if ctypes.CDLL(str(one.library)).decoder_allowed()), None)
+
+
+def usable_instruction_sets() -> list[InstructionSet]:
+    """All that this processor has and the decoder was compiled for, the fastest first."""
     lines = CPU_FACTS.read_text().splitlines() if CPU_FACTS.is_file() else []
     flags = set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
-    return next((one for one in INSTRUCTION_SETS if one.needs <= flags and one.library.is_file()), None)
+    return [one for one in INSTRUCTION_SETS if one.needs <= flags and one.library.is_file()]
 
 
 class NativeSession:

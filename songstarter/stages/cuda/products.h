@@ -79,7 +79,6 @@ struct Normalized {
 
 // What becomes of a sum.
 
-
 struct Keep {  // as halves
     static __device__ void put(void *out, long long place, float value) { ((Half *)out)[place] = narrow(value); }
 };

@@ -25,8 +25,8 @@ struct Sample {
 struct Table {
     float shares[TOKENS];
     unsigned long long order[TOKENS];
-    double doubles[THREADS / WARP];
-    float floats[THREADS / WARP];
+    double doubles[WARPS];
+    float floats[WARPS];
 };
 
 __device__ inline float block_max(float value, float *scratch) {
@@ -34,7 +34,7 @@ __device__ inline float block_max(float value, float *scratch) {
     __syncthreads();
     if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = value;
     __syncthreads();
-    for (int warp = 0; warp < THREADS / WARP; warp++) value = fmaxf(value, scratch[warp]);
+    for (int warp = 0; warp < WARPS; warp++) value = fmaxf(value, scratch[warp]);
     return value;
 }
 
@@ -50,7 +50,7 @@ __device__ inline double sum_before(double value, double *scratch, double *total
     if (lane == WARP - 1) scratch[warp] = reached;
     __syncthreads();
     double before = 0, sum = 0;
-    for (int w = 0; w < THREADS / WARP; w++) {
+    for (int w = 0; w < WARPS; w++) {
         if (w == warp) before = sum;
         sum += scratch[w];
     }

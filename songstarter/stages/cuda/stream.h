@@ -39,7 +39,7 @@ struct Centred {
     float4 held[ROWS][QUADS];
     float rates[ROWS];
 
-    __device__ Centred(const float *stream, int hidden, float epsilon, float *scratch) {  // [ROWS, WARPS]
+    __device__ Centred(const float *stream, int hidden, float epsilon, float *scratch) {  // [WARPS, ROWS]
         const int quads = hidden / 4;
         float means[ROWS] = {};
 #pragma unroll

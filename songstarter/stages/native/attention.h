@@ -1,4 +1,4 @@
-/* What one head of one row sees of the keys and values that lie in memory, [position, HEAD], fp32 or bytes. */
+/* What one head of one row sees of the keys and values that lie in memory, [position, HEAD]. */
 
 #ifndef SONGSTARTER_ATTENTION_H
 #define SONGSTARTER_ATTENTION_H

@@ -16,8 +16,10 @@ FOLDER = Path(__file__).parent
 SOURCE = FOLDER / "decoder.c"
 COMPILERS = ("cc", "gcc", "clang")
 MACHINE = "x86_64"
-# No traps and no errno: whole vectors may be computed where a single number would do.
-FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+# No traps and no errno: whole vectors may be computed where a single number would do. No contraction: whether a product
+# and a sum become one instruction must not depend on what else the compiler sees, or songs would.
+EXACT = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", *EXACT, "-Wno-psabi")
 
 
 @dataclass(frozen=True)
@@ -49,28 +51,36 @@ class CannotCompile(Exception):
 
 
 def compile_all() -> list[Path]:
-    """Compile the source beside itself, once for each instruction set; the libraries.
+    """Compile the source beside itself, once for each instruction set that the compiler knows; the libraries.
 
     Raises:
-        CannotCompile: with the reason in one sentence.
+        CannotCompile: there is none, with the reason in one sentence.
     """
     if sys.platform != "linux" or platform.machine() != MACHINE:
         raise CannotCompile(f"found {sys.platform} on {platform.machine()}, it is written for linux on {MACHINE}")
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise CannotCompile(f"found no C compiler, looked for {', '.join(COMPILERS)}")
+    libraries, reasons = [], []
     for instructions in INSTRUCTION_SETS:
-        _compile(compiler, instructions)
-    return [instructions.library for instructions in INSTRUCTION_SETS]
+        try:
+            libraries.append(_compile(compiler, instructions))
+        except CannotCompile as reason:  # an older compiler knows fewer sets
+            reasons.append(str(reason))
+            print(reason, file=sys.stderr)
+    if not libraries:
+        raise CannotCompile("; ".join(reasons))
+    return libraries
 
 
-def _compile(compiler: str, instructions: InstructionSet) -> None:
+def _compile(compiler: str, instructions: InstructionSet) -> Path:
     fresh = instructions.library.with_suffix(".new")  # a library that is in use must not change
     command = [compiler, *FLAGS, *instructions.flags, str(SOURCE), "-o", str(fresh), "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
+        instructions.library.unlink(missing_ok=True)  # of an older source
         raise CannotCompile(f"{compiler} failed for {instructions.name}: {done.stderr.strip()}")
-    fresh.replace(instructions.library)
+    return fresh.replace(instructions.library)
 
 
 if __name__ == "__main__":

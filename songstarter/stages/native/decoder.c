@@ -212,6 +212,9 @@ static void pass(void *of, int number) {
     multiply(&d->team, number, &d->heads, &d->quantised, asked, call->logits, WRITE);
 }
 
+/* Whether the kernel lets this process use what this library was compiled for. */
+int decoder_allowed(void) { return ask_for_tiles(); }
+
 /* Compute a call; one at a time. */
 void decoder_run(Decoder *d, const Call *call) {
     d->call = call;

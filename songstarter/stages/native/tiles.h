@@ -22,30 +22,37 @@ enum {
 #if defined(__AMX_INT8__)
 
 #include <immintrin.h>
+#include <stdatomic.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 enum { ASK_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM and its feature, which libc does not name */
 
-static int tiles_granted;
+static atomic_int tiles_granted;
 
-/* A process asks once, before its first tile. */
-static void ask_for_tiles(void) { tiles_granted = syscall(SYS_arch_prctl, ASK_PERMISSION, TILE_DATA) == 0; }
+/* A process asks before its first tile; whether it may. */
+static int ask_for_tiles(void) {
+    int granted = syscall(SYS_arch_prctl, ASK_PERMISSION, TILE_DATA) == 0;
+    atomic_store(&tiles_granted, granted);
+    return granted;
+}
 
 static inline int suits_tiles(int rows, int inputs) {
-    return tiles_granted && rows >= FEWEST_ROWS && inputs % TILE_BYTES == 0;
+    return atomic_load(&tiles_granted) && rows >= FEWEST_ROWS && inputs % TILE_BYTES == 0;
 }
 
 /* Each thread takes its own, and gives them back lest they be saved whenever it loses its core. */
 static void take_tiles(void) {
-    struct {
+    static const struct {
         uint8_t palette, start, reserved[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
-    } shape = {.palette = 1};
-    for (int tile = 0; tile < TILES; tile++)
-        shape.row_bytes[tile] = TILE_BYTES, shape.rows[tile] = TILE_ROWS;
-    _tile_loadconfig(&shape);
+    } all_alike = {
+        .palette = 1,
+        .row_bytes = {[0 ... TILES - 1] = TILE_BYTES},
+        .rows = {[0 ... TILES - 1] = TILE_ROWS},
+    };
+    _tile_loadconfig(&all_alike);
 }
 
 static void give_tiles_back(void) { _tile_release(); }
@@ -80,7 +87,7 @@ static void sum_by_tiles(const int8_t *levels, const uint8_t *panel, int inputs,
 
 #else
 
-static void ask_for_tiles(void) {}
+static int ask_for_tiles(void) { return 1; } /* there is nothing to refuse */
 static inline int suits_tiles(int rows, int inputs) { return (void)rows, (void)inputs, 0; }
 static void take_tiles(void) {}
 static void give_tiles_back(void) {}

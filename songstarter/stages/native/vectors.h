@@ -26,10 +26,12 @@ static inline Vector either(Integers mask, Vector first, Vector second) {
 static inline Vector larger(Vector a, Vector b) { return either(a > b, a, b); }
 
 static inline float largest_of(Vector v) {
-    float largest = v[0];
-    for (int i = 1; i < LANES; i++)
-        largest = v[i] > largest ? v[i] : largest;
-    return largest;
+    __m256 halves[2];
+    memcpy(halves, &v, sizeof halves);
+    __m256 eight = _mm256_max_ps(halves[0], halves[1]);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
 /* The sum of a vector's halves, of their halves, and so on. */
