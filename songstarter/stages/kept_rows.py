@@ -35,7 +35,7 @@ class KeptRows:
             return
         row = self._free.pop() if self._free else self._forget()
         self._memory.copy(source, row, len(embeddings))
-        self._held[row] = embeddings
+        self._held[row] = embeddings.copy()  # alone: they are part of an order's, whose other windows may go
 
     def _forget(self) -> int:
         row = next(iter(self._held))
