@@ -13,6 +13,8 @@ from typing import Any, Literal
 from songstarter.array import Array
 from songstarter.errors import Description, InvalidRequest
 
+CANARY_ID = "songstarter-canary"  # of a request by which somebody sees that a model lives: nobody's own
+
 Datatype = Literal["STRING", "FP32", "INT32", "INT64", "BOOL"]
 Plain = str | bytes | float | int | bool
 

@@ -120,14 +120,14 @@ DECODER_FAMILIES = (
 
 WAITS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
+CANARY = "canary"
 REQUESTS_IN_FLIGHT = Family("songstarter_requests_in_flight", "GAUGE", "Requests that arrived and have no answer yet.")
 REQUESTS = Family(
     "songstarter_requests_total",
     "COUNTER",
-    "Requests by how they ended; the test request by which a supervisor or a probe sees that the model lives is an"
-    " invalid one.",
+    "Requests by how they ended; those by which a supervisor or a probe sees that the model lives are canaries.",
     ("outcome",),
-    outcomes=("answered", "invalid", "unavailable", "failed", "cancelled"),
+    outcomes=("answered", "invalid", "unavailable", "failed", "cancelled", CANARY),
 )
 AUDIO_SECONDS = Family(
     "songstarter_audio_seconds_total", "COUNTER", "Seconds of audio in answers, every variation and opening counted."

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -43,7 +42,7 @@ class Bare:
             raise TakeFailed(f"{files} variations came, {asked.takes} were asked for")
         return Heard(asked.audio_seconds)
 
-    def _answer(self, values: Mapping[str, Any]) -> int:
+    def _answer(self, values: dict[str, Any]) -> int:
         visit = Visit("bare")
         with visit.under_way():
             [answer] = self._face.answer(values, visit)

@@ -23,6 +23,7 @@ from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.memory import Memory
 from benchmarks.soak.sending import Sender, songs_alone
 from songstarter.errors import SongstarterError
+from songstarter.freed_memory import PERIOD as FREED_EVERY
 from songstarter.server.launch import Ports
 from songstarter.server.server import Server
 from songstarter_client import AsyncClient
@@ -39,6 +40,7 @@ async def soak(server: Server, args: argparse.Namespace, ledger: Ledger, memory:
     async with AsyncClient(server.grpc_url, timeout=args.timeout) as grpc, AsyncClient(server.http_url) as http:
         progress(f"singing {sum(map(len, requests.values()))} requests alone")
         alone = await songs_alone(grpc, requests)
+        await memory.rest(args.rest)
         until = time.monotonic() + 60 * args.minutes
         sender = Sender((grpc, http), requests, alone, ledger, until, args.requests, args.timeout)
         async with asyncio.TaskGroup() as group:
@@ -49,6 +51,7 @@ async def soak(server: Server, args: argparse.Namespace, ledger: Ledger, memory:
             watching.cancel()
             telling.cancel()
         left = await until_idle(server)
+        await memory.rest(args.rest)
         progress("singing the short ones alone once more")
         again = await songs_alone(grpc, {"short": requests["short"]})
     changed = [name for name, digests in again.items() if alone[name] != digests]
@@ -118,6 +121,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=1_000_000, metavar="N", help="at most (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=12, metavar="N", help="requests at once (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="then a request counts as lost")
+    parser.add_argument(
+        "--rest",
+        type=float,
+        default=FREED_EVERY + 5,
+        metavar="S",
+        help="before and after, until memory is looked at (default: %(default)g: what was freed has been given back)",
+    )
     parser.add_argument("--longest", type=float, default=300.0, metavar="S", help="song (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))

@@ -23,11 +23,17 @@ class Memory:
 
     server: Server
     samples: list[tuple[float, dict[str, int]]] = field(default_factory=list)
+    at_rest: list[dict[str, int]] = field(default_factory=list)  # before the load, and after it
 
     async def watch(self, until: float) -> None:
         while time.monotonic() < until:
             self.samples.append((time.monotonic(), self.look()))
             await asyncio.sleep(PERIOD)
+
+    async def rest(self, seconds: float) -> None:
+        """Look when nothing has been under way for a while: what is there now, nobody uses for a request."""
+        await asyncio.sleep(seconds)
+        self.at_rest.append(self.look())
 
     def look(self) -> dict[str, int]:
         """Bytes by process; shared pages are counted once, as shared memory."""
@@ -46,6 +52,7 @@ class Memory:
             "mib": {name: {"first": _mib(found[0]), "last": _mib(found[-1])} for name, found in series.items()},
             "slope_mib_per_hour": {name: _slope(found) for name, found in series.items()},
             "slope_from": f"the last {1 - SETTLED:.0%} of the time",
+            "mib_at_rest": {name: [round(sample.get(name, 0) / MIB, 1) for sample in self.at_rest] for name in names},
         }
 
 

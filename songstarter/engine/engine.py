@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from songstarter import event_log
 from songstarter.array import Array
 from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.occupant import Occupant
@@ -92,10 +93,14 @@ class Engine:
         self._turn()
         self._retire()
 
-    def abandon(self, error: SongstarterError) -> None:
-        """End every take, in a slot or waiting, with an error."""
+    def end_all_in_slots(self, error: SongstarterError) -> None:
+        """End every take that has a slot with an error; those who wait may fare better."""
         for slot in list(self._occupants):
             self._end(slot, error)
+
+    def abandon(self, error: SongstarterError) -> None:
+        """End every take, in a slot or waiting, with an error."""
+        self.end_all_in_slots(error)
         while admitted := self._scheduler.admit():
             slot, take = admitted
             self._scheduler.release(slot)
@@ -108,8 +113,13 @@ class Engine:
         while admitted := self._scheduler.admit():
             slot, take = admitted
             take.admitted = time.monotonic()
-            self._occupants[slot] = Occupant(take, self._pattern)
-            self._begin(slot)
+            try:
+                self._occupants[slot] = Occupant(take, self._pattern)
+            except Exception as error:
+                self._scheduler.release(slot)
+                self._tell(take, _cannot_begin(error))
+            else:
+                self._begin(slot)
 
     def _begin(self, slot: int) -> None:
         """Let the slot of an occupant be filled with what its window begins from."""
@@ -117,7 +127,7 @@ class Engine:
         try:
             occupant.fill(self._filling_alike(occupant) or self._new_filling(slot, occupant))
         except Exception as error:  # whatever the stage raises ends this take, not its neighbours
-            self._end(slot, TakeFailed(f"the take could not begin: {error}"))
+            self._end(slot, _cannot_begin(error))
             return
         if occupant.filling.done:
             self._play(slot)
@@ -143,8 +153,9 @@ class Engine:
             try:
                 self._fill_piece(filling)
             except Exception as error:  # a beginning that cannot be is its takes' trouble alone
+                reason = _cannot_begin(error)
                 for slot in self._slots_of(filling):
-                    self._end(slot, TakeFailed(f"the take could not begin: {error}"))
+                    self._end(slot, reason)
                 continue
             if not filling.done:
                 return
@@ -203,10 +214,15 @@ class Engine:
             self._occupants[slot].grid.push(column)
 
     def _deliver(self, slots: Iterable[int]) -> None:
+        """Hand on what is complete; a take that is has no slot any more."""
         for slot in slots:
             occupant = self._occupants[slot]
-            if chunk := occupant.due():
-                occupant.take.deliver(occupant.take, chunk)
+            if not (chunk := occupant.due()):
+                continue
+            if chunk.last:  # first of all: who has heard the last of a take must not hear of its slot's troubles
+                self._leave(slot)
+                self.statistics.ended(None)
+            occupant.take.deliver(occupant.take, chunk)
 
     def _turn(self) -> None:
         """Let takes whose window is done begin the next in the same slot, behind those who wait to be filled."""
@@ -218,10 +234,7 @@ class Engine:
     def _retire(self) -> None:
         # Last occupants first: those who wait for another's filling end before the one that fills it.
         for slot, occupant in reversed(list(self._occupants.items())):
-            if occupant.grid.done:
-                self._leave(slot)
-                self.statistics.ended(None)
-            elif occupant.take.cancelled and not self._others_wait_for(slot):
+            if occupant.take.cancelled and not self._others_wait_for(slot):
                 self._end(slot, Cancelled("the take was cancelled"))
 
     def _others_wait_for(self, slot: int) -> bool:
@@ -237,3 +250,11 @@ class Engine:
     def _tell(self, take: Take, error: SongstarterError) -> None:
         self.statistics.ended(error)
         take.deliver(take, error)
+
+
+def _cannot_begin(error: Exception) -> SongstarterError:
+    """What the caller hears; the log holds what is not ours to tell."""
+    if isinstance(error, SongstarterError):
+        return error
+    event_log.write("beginning_failed", **event_log.facts_of(error))
+    return TakeFailed("the take could not begin; the decoder's log says why")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from songstarter import event_log
 from songstarter.engine.engine import Engine
 from songstarter.engine.take import Take
 from songstarter.errors import TakeFailed, Unavailable
 
-SICK = 3  # steps that failed one after the other: a device that is gone fails them all, and must not look well
+SICK = 3  # steps in which all that was tried failed: a device that is gone fails them all, and must not look well
 
 
 class EngineService:
@@ -23,7 +24,7 @@ class EngineService:
         self._changed = threading.Condition()
         self._stopping = False
         self._pulses: list[Callable[[], None]] = []
-        self._failures: list[str] = []  # of the last steps, since one that did not fail
+        self._failures = 0  # since a step that moved a take
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -47,8 +48,8 @@ class EngineService:
         """
         with self._changed:
             self._refuse_at_the_end()
-            if len(self._failures) >= SICK:
-                raise TakeFailed(f"the last {len(self._failures)} decode steps failed: {self._failures[-1]}")
+            if self._failures >= SICK:
+                raise TakeFailed(f"the last {self._failures} decode steps failed; the decoder's log says why")
             self._pulses.append(answer)
             self._changed.notify()
 
@@ -79,13 +80,14 @@ class EngineService:
         try:
             self._engine.step()
         except Exception as error:  # the thread must outlive anything a step can raise
-            self._failures.append(str(error))
-            self._engine.abandon(TakeFailed(f"the decode step failed: {error}"))
+            event_log.write("step_failed", **event_log.facts_of(error))
+            self._failures += 1
+            self._engine.end_all_in_slots(TakeFailed("a decode step failed; the decoder's log says why"))
             return
         if done.steps > steps:
-            self._failures.clear()
-        elif self._failures and done.takes["failed"] > failed:  # where steps fail, takes may not even begin
-            self._failures.append(self._failures[-1])
+            self._failures = 0
+        elif done.takes["failed"] > failed:  # where steps fail, takes may not even begin
+            self._failures += 1
 
     def _answer_pulses(self) -> None:
         with self._changed:

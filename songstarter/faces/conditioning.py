@@ -9,7 +9,6 @@ With ``continuation`` the audio becomes the opening and the melody is null; othe
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,8 @@ from songstarter.checkpoint import Checkpoint, Melody
 from songstarter.contract import CODEC_ENCODER, MELODY_ENCODER, TEXT_ENCODER
 from songstarter.errors import CheckpointError, Description, InvalidRequest
 from songstarter.faces.stages import Stages
+from songstarter.faces.turns import Turns
+from songstarter.faces.visits import Visit
 from songstarter.request import Request
 from songstarter.resample import resample
 from songstarter.waveform import Samples, Waveform
@@ -54,17 +55,17 @@ class Conditioner:
         self._tokenizer = tokenizer
         self._stages = stages
         self._max_audio_seconds = max_audio_seconds
-        self._readers = threading.BoundedSemaphore(FILES_AT_ONCE)
+        self._readers = Turns(FILES_AT_ONCE)
 
-    def condition(self, request: Request) -> Conditions:
-        """Encode the prompt and the audio.
+    def condition(self, request: Request, visit: Visit) -> Conditions:
+        """Encode the prompt and the audio; for the audio, visits take turns.
 
         Raises:
             InvalidRequest: the prompt is too long, or the audio cannot be used as asked.
         """
         text = self._text(request.prompt)
         silence = np.zeros_like(text)
-        heard = self._heard(request)
+        heard = self._heard(request, visit)
         opening = self._opening(heard) if heard is not None and request.continuation else None
         if self._checkpoint.melody is None:
             return Conditions(text[None], silence, opening)
@@ -95,7 +96,7 @@ class Conditioner:
             raise InvalidRequest("prompt", Description(f"{len(ids)} tokens"), f"at most {facts.max_tokens} tokens")
         return np.array(ids, np.int64)
 
-    def _heard(self, request: Request) -> Samples | None:
+    def _heard(self, request: Request, visit: Visit) -> Samples | None:
         """What the encoders hear of input_audio [channel, sample], at the checkpoint's rate.
 
         A file may hold much more than that, so few are open at a time.
@@ -107,7 +108,7 @@ class Conditioner:
             found = Description("audio to take a melody from")
             allowed = f"nothing, or continuation=true: {self._checkpoint.name} follows text alone"
             raise InvalidRequest("input_audio", found, allowed)
-        with self._readers:
+        with self._readers.turn(visit):
             clip = self._clip(request, request.audio)
             if melody is None or request.continuation:
                 return self._opening_samples(clip, request)

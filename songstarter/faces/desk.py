@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Generator, MutableMapping
 from contextlib import closing
 from typing import Any, Protocol
 
+from songstarter.errors import Unavailable
 from songstarter.faces.admission import Admission
 from songstarter.faces.stages import Tensors
 from songstarter.faces.visits import Visit, VisitBook
@@ -14,13 +15,13 @@ from songstarter.faces.watch import Watch
 from songstarter.freed_memory import FreedMemory
 from songstarter.metrics import Readings
 
-Read = Callable[[], Mapping[str, Any]]
+Read = Callable[[], MutableMapping[str, Any]]
 
 
 class Answering(Protocol):
-    """A public model's work: one set of outputs, or several one after the other."""
+    """A public model's work: one set of outputs, or several one after the other; it empties ``values``."""
 
-    def answer(self, values: Mapping[str, Any], visit: Visit) -> Generator[Tensors, None, None]: ...
+    def answer(self, values: MutableMapping[str, Any], visit: Visit) -> Generator[Tensors, None, None]: ...
 
 
 class Replying(Protocol):
@@ -42,7 +43,7 @@ class RequestDesk:
         """Hold at most ``limit`` requests; ``cancel`` tells the decoder that the order of this name shall end."""
         self._face = face
         self._admission = Admission(limit)
-        self._threads = ThreadPoolExecutor(limit, thread_name_prefix="request")
+        self._threads: set[threading.Thread] = set()
         self._book = VisitBook()
         self._watch = Watch(cancel)
         self._freed_memory = FreedMemory()
@@ -60,25 +61,37 @@ class RequestDesk:
         except Exception as error:
             self._close(visit, reply, error)
         else:
-            self._threads.submit(self._answer, visit, values, reply)
+            self._begin(visit, values, reply)
 
     def close(self) -> None:
         """Stop what is under way."""
         self._watch.close()
-        self._threads.shutdown(cancel_futures=True)
+        for thread in list(self._threads):
+            thread.join()
         self._freed_memory.stop()
 
     def readings(self) -> Readings:
         return self._book.readings()
 
-    def _read(self, read: Read) -> Mapping[str, Any]:
+    def _begin(self, visit: Visit, values: MutableMapping[str, Any], reply: Replying) -> None:
+        """Answer on a thread of the request's own."""
+        thread = threading.Thread(target=self._answer, args=(visit, values, reply), name="request", daemon=True)
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more of them
+            self._threads.discard(thread)
+            self._admission.leave()
+            self._close(visit, reply, Unavailable("the server has no thread for one more request: try again later"))
+
+    def _read(self, read: Read) -> MutableMapping[str, Any]:
         try:
             return read()
         except Exception:
             self._admission.leave()
             raise
 
-    def _answer(self, visit: Visit, values: Mapping[str, Any], reply: Replying) -> None:
+    def _answer(self, visit: Visit, values: MutableMapping[str, Any], reply: Replying) -> None:
         with visit.under_way():
             try:
                 with self._admission.leaving():  # before the end: who hears it may ask again at once
@@ -88,8 +101,10 @@ class RequestDesk:
                 self._close(visit, reply, visit.stopped or error)
             else:
                 self._book.close(visit, None)
+            finally:
+                self._threads.discard(threading.current_thread())
 
-    def _work(self, visit: Visit, values: Mapping[str, Any], reply: Replying) -> None:
+    def _work(self, visit: Visit, values: MutableMapping[str, Any], reply: Replying) -> None:
         with self._watch.watching(visit, reply.gone), closing(self._face.answer(values, visit)) as answers:
             for outputs in answers:
                 reply.send(outputs)

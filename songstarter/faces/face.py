@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, MutableMapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ class Face:
         )
         self._renderer = Renderer(self._checkpoint, stages, codec_calls=int(codec_calls))
 
-    def answer(self, values: Mapping[str, Any], visit: Visit) -> Generator[Tensors, None, None]:
+    def answer(self, values: MutableMapping[str, Any], visit: Visit) -> Generator[Tensors, None, None]:
         """The outputs of ``contract.OUTPUTS``, once, for plain values by the names of ``contract.FIELDS``.
 
-        ``visit`` hears how far it is.
+        ``values`` are emptied: an upload must not stay in memory until its song is made. ``visit`` hears how far it is.
 
         Raises:
             SongstarterError: one of its leaves; InvalidRequest where the caller can mend it.
@@ -71,15 +72,20 @@ class Face:
             "sample_rate": np.array([self._checkpoint.sample_rate], np.int32),
         }
 
-    def prepare(self, values: Mapping[str, Any], visit: Visit) -> tuple[Request, dict[str, Array]]:
-        """Parse and condition: the request, and its order of the decoder (``contract.ORDER``), each take in one chunk.
+    def prepare(self, values: MutableMapping[str, Any], visit: Visit) -> tuple[Request, dict[str, Array]]:
+        """Parse and condition: the request without its audio, which was heard, and its order of the decoder
+        (``contract.ORDER``), each take in one chunk. ``values`` are emptied.
 
         Raises:
             SongstarterError: as ``answer``.
         """
         request = self._parse(values)
+        values.clear()
         visit.understood(request)
-        return request, self._order(request, self._conditioner.condition(request))
+        order = self._order(request, self._conditioner.condition(request, visit))
+        heard = replace(request, audio=None)
+        visit.understood(heard)
+        return heard, order
 
     def _parse(self, values: Mapping[str, Any]) -> Request:
         one_frame = 1 / self._checkpoint.frames_per_second

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, MutableMapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from songstarter import event_log
 from songstarter.array import Array
 from songstarter.audio_stream import ENCODERS
 from songstarter.checkpoint import Checkpoint
@@ -49,8 +50,9 @@ class StreamFace:
         self._face = Face(repository, stages, fields=STREAM_FIELDS, **bounds)
         self._renderer = Renderer(self._checkpoint, stages, codec_calls=int(codec_calls))
 
-    def answer(self, values: Mapping[str, Any], visit: Visit) -> Generator[Tensors, None, None]:
-        """Messages (``contract.STREAM_OUTPUTS``) for plain values by the names of ``contract.STREAM_FIELDS``.
+    def answer(self, values: MutableMapping[str, Any], visit: Visit) -> Generator[Tensors, None, None]:
+        """Messages (``contract.STREAM_OUTPUTS``) for plain values by the names of ``contract.STREAM_FIELDS``,
+        which are emptied as by ``Face``.
 
         No message comes before the request is understood and its audio read: over HTTP the first one decides the
         status.
@@ -110,6 +112,10 @@ def _stopping(visit: Visit) -> Iterator[None]:
         raise
     except GeneratorExit:
         visit.stop(Cancelled("the caller cannot be reached"))
+        raise
+    except Exception as error:
+        event_log.write("stream_failed", request=visit.request_id, **event_log.facts_of(error))
+        visit.stop(TakeFailed("the server failed to make this stream; its log says more"))
         raise
 
 

@@ -13,9 +13,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from songstarter import event_log
+from songstarter.contract import CANARY_ID
 from songstarter.errors import Cancelled, DeadlineExceeded, InvalidRequest, SongstarterError, Unavailable
 from songstarter.metrics import (
     AUDIO_SECONDS,
+    CANARY,
     FIRST_AUDIO_SECONDS,
     REQUEST_SECONDS,
     REQUESTS,
@@ -135,9 +137,9 @@ class VisitBook:
         return Visit(request_id or secrets.token_hex(8), trace_context)
 
     def close(self, visit: Visit, error: Exception | None) -> None:
-        """End a visit with an answer, or with the error that it got instead."""
+        """End a visit with an answer, or with the error that it got instead; canaries leave no line in the log."""
         seconds = visit.age
-        outcome = "answered" if error is None else OUTCOMES.get(type(error), "failed")
+        outcome = _outcome(visit, error)
         with self._lock:
             self._in_flight -= 1
             self._outcomes[outcome] += 1
@@ -146,7 +148,8 @@ class VisitBook:
             if error is None:
                 self._audio_seconds += visit.audio_seconds
                 self._seconds.append(seconds)
-        _write(visit, outcome, seconds, error)
+        if outcome != CANARY:
+            _write(visit, outcome, seconds, error)
 
     def readings(self) -> Readings:
         """The metrics of ``metrics.REQUEST_FAMILIES``; observations are told once."""
@@ -156,6 +159,12 @@ class VisitBook:
             self._seconds.clear()
             self._first_audio.clear()
             return Readings(values | by_outcome(REQUESTS, self._outcomes), observed)
+
+
+def _outcome(visit: Visit, error: Exception | None) -> str:
+    if visit.request_id == CANARY_ID:
+        return CANARY
+    return "answered" if error is None else OUTCOMES.get(type(error), "failed")
 
 
 def _write(visit: Visit, outcome: str, seconds: float, error: Exception | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 SLOW_BYTES = 10**9  # what takes more than a second or two to read
@@ -86,8 +87,9 @@ def run(args: argparse.Namespace) -> int:
 
     exposure = Exposure.checked(args.host, Key.given(args.key_file), without_key=args.without_key)
 
-    def new_server() -> Server:
-        require_unaltered(args.repository, checkpoint.digests)  # at a restart too: a damaged disk may be its reason
+    def new_server(go_on: Callable[[], None]) -> Server:
+        # At a restart too: a damaged disk may be its reason.
+        require_unaltered(args.repository, checkpoint.digests, go_on)
         return Server(
             args.repository,
             Ports(args.http_port, args.grpc_port, args.metrics_port),

@@ -45,7 +45,7 @@ def children(parent: int) -> Iterator[Child]:
             if int(found) == parent:
                 arguments = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 yield Child(int(folder.name), state == "Z", tuple(arguments))
-        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        except OSError:  # it ended meanwhile, or is somebody else's and hidden from us
             continue
 
 

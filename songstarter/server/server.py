@@ -126,6 +126,10 @@ class Server:
                 found[child.model].append(child.pid)
         return dict(found)
 
+    def zombies(self) -> set[int]:
+        """The pids of processes that ended and were not collected."""
+        return {child.pid for child in processes.children(self.pid) if child.zombie}
+
     def shared_bytes(self) -> int:
         """What this server's processes hold in shared memory, in bytes."""
         return sum(region.stat().st_blocks * 512 for region in self._regions())
@@ -200,11 +204,11 @@ class Server:
             raise failure
         if self.process.poll() is not None:
             raise ServerDied(f"tritonserver ended while it was starting: {self.log.last_words()}")
-        if elapsed > STILLBORN and (dead := self._zombies()):
+        if elapsed > STILLBORN and (dead := self.zombies()):
             time.sleep(LAST_WORDS)
             if failure := self.log.failure():
                 raise failure
-            if dead & self._zombies():  # Triton collects the helpers that it starts stubs by
+            if dead & self.zombies():  # Triton collects the helpers that it starts stubs by
                 raise ModelNotLoaded(
                     f"{' or '.join(self._loading())} did not load: its Python process ended: {self.log.last_words()}"
                 )
@@ -212,9 +216,6 @@ class Server:
             raise ModelNotLoaded(
                 f"{', '.join(self._loading())} did not load within {self.start_timeout:.0f} s; see {self.log.path}"
             )
-
-    def _zombies(self) -> set[int]:
-        return {child.pid for child in processes.children(self.pid) if child.zombie}
 
     def _loading(self) -> list[str]:
         loaded = self.log.loaded()

@@ -46,11 +46,12 @@ class ServerLog:
 
     def keep_small(self, largest: int = LARGEST) -> None:
         """Begin anew when the file has grown too large; a line that is written this moment may be lost."""
-        with contextlib.suppress(OSError):  # there may be no room for a copy, and there will be after this
+        with contextlib.suppress(OSError):  # somebody may have taken the file away: nothing of that may end a server
             if self.path.stat().st_size <= largest:
                 return
-            shutil.copyfile(self.path, self.previous)
-        os.truncate(self.path, 0)
+            with contextlib.suppress(OSError):  # there may be no room for a copy, and there will be after this
+                shutil.copyfile(self.path, self.previous)
+            os.truncate(self.path, 0)
 
     def lines(self) -> list[str]:
         return self.path.read_text(errors="replace").splitlines()

@@ -6,6 +6,7 @@ ever. So a failure ends the whole server at once, which gives every caller an er
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import threading
@@ -22,6 +23,7 @@ from songstarter.server.server import GRACE, TICK, Server, Tell
 from songstarter.server.wire import HttpDoor
 
 LOOK = 0.5  # seconds between two looks at the processes
+UNCOLLECTED = 3.0  # seconds after which a process that ended is no part of a clean stop: Triton collects those at once
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Patience:
     restarts_within: float = 300.0
 
 
+class Stopped(Exception):
+    """There is nothing to serve any more, before it began."""
+
+
 @dataclass(frozen=True)
 class StopRequests:
     """SIGINT and SIGTERM: the first asks for a clean stop, the second for one at once."""
@@ -43,6 +49,11 @@ class StopRequests:
 
     def note(self, number: int, frame: FrameType | None) -> None:
         (self.insisted if self.asked.is_set() else self.asked).set()
+
+    def go_on(self) -> None:
+        """Raise Stopped once a stop was asked for."""
+        if self.asked.is_set():
+            raise Stopped
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -82,13 +93,14 @@ class Supervisor:
 
     def __init__(
         self,
-        new_server: Callable[[], Server],
+        new_server: Callable[[Callable[[], None]], Server],
         canaries: Sequence[Canary],
         tell: Tell,
         *,
         ready: Callable[[Server], None],
         patience: Patience | None = None,
     ) -> None:
+        """``new_server`` makes one that is not started yet, and calls what it gets now and then if that takes long."""
         self._new_server = new_server
         self._canaries = canaries
         self._tell = tell
@@ -103,9 +115,9 @@ class Supervisor:
         Raises:
             ServerError: the server did not start, or failed too often.
         """
-        with self._stop.listening():
+        with self._stop.listening(), contextlib.suppress(Stopped):
             while True:
-                server = self._new_server()
+                server = self._new_server(self._stop.go_on)
                 if not server.start(self._stop.asked):
                     return True
                 try:
@@ -116,6 +128,7 @@ class Supervisor:
                 finally:
                     server.kill()
                 self._forgive(failure)
+        return True
 
     def _watch(self, server: Server) -> str | None:
         """Look at the server until it fails (the reason) or a signal asks to stop (None)."""
@@ -132,12 +145,18 @@ class Supervisor:
             canaries.stop()
 
     def _drain(self, server: Server) -> bool:
-        """Let requests in flight finish within the exit timeout, or until a second signal."""
+        """Let requests in flight finish within the exit timeout, until a second signal, or until nobody can answer."""
         server.interrupt()
         started = time.monotonic()
         told = False
+        dead: dict[int, float] = {}  # when a process was first seen to have ended
         while server.process.poll() is None:
-            elapsed = time.monotonic() - started
+            now = time.monotonic()
+            elapsed = now - started
+            dead = {pid: dead.get(pid, now) for pid in server.zombies()}
+            if any(now - since > UNCOLLECTED for since in dead.values()):
+                self._tell("stopping: a model's process ended by itself, so requests in flight hear nothing more")
+                return False
             if elapsed > 2.0 and not told:
                 self._tell(f"stopping: requests in flight have {server.exit_timeout} s; once more ends them now")
                 told = True

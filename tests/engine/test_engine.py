@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import defaultdict
@@ -242,7 +243,7 @@ def test_a_beginning_that_breaks_the_graph_fails_its_takes_alone() -> None:
     engine.submit([well])
     engine.submit(ill)
     run(engine)
-    assert all("breaks the graph" in str(ends.error(take)) for take in ill)
+    assert all("the take could not begin" in str(ends.error(take)) for take in ill)
     assert ends.frames(well) == solo(1, frames=30)
 
 
@@ -309,7 +310,7 @@ def test_a_take_that_cannot_begin_fails_alone() -> None:
     engine.submit([ill])
     engine.submit([well])
     run(engine)
-    assert "a prefix that cannot be" in str(ends.error(ill))
+    assert "the take could not begin" in str(ends.error(ill))
     assert ends.frames(well) == solo(1)
 
 
@@ -415,23 +416,52 @@ def test_a_service_whose_steps_all_fail_answers_no_pulse() -> None:
         service.submit([take])
         wait_until(lambda take=take: take in ends.outcomes)  # type: ignore[misc]
     wait_until(lambda: beats == [0, 1, 2])
-    with pytest.raises(TakeFailed, match="the last 3 decode steps failed: the device is gone"):
+    with pytest.raises(TakeFailed, match="the last 3 decode steps failed; the decoder's log says why"):
         service.pulse(print)
     service.stop()
 
 
-def test_the_service_outlives_a_step_that_fails() -> None:
+def test_the_service_outlives_a_step_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
     ends = Ends()
     service = EngineService(Engine(FlakyDecoder(2), PATTERN, max_waiting=8))
     first = make_take(1, ends)
     service.submit([first])
     wait_until(lambda: first in ends.outcomes)
-    assert "the device is gone" in str(ends.error(first))
+    assert str(ends.error(first)) == "a decode step failed; the decoder's log says why"  # and not what Python said
+    (line,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert (line["event"], line["error"], line["reason"]) == ("step_failed", "RuntimeError", "the device is gone")
+    assert "next_columns" in line["where"]
     second = make_take(2, ends)
     service.submit([second])
     wait_until(lambda: second in ends.outcomes)
     assert ends.frames(second) == solo(2)
     service.stop()
+
+
+def test_who_waits_while_a_step_fails_plays_in_the_next() -> None:
+    ends = Ends()
+    service = EngineService(Engine(FlakyDecoder(1), PATTERN, max_waiting=8))
+    first, second = make_take(1, ends), make_take(2, ends)
+    service.submit([first, second])
+    wait_until(lambda: second in ends.outcomes)
+    assert "a decode step failed" in str(ends.error(first))
+    assert ends.frames(second) == solo(2)
+    service.stop()
+
+
+def test_who_has_heard_the_last_of_a_take_hears_no_more_of_it() -> None:
+    """Even where the step that completed it fails after that."""
+    ends = Ends()
+    engine = Engine(CountingDecoder(2), PATTERN, max_waiting=8)
+    complete, unlucky = make_take(1, ends), make_take(2, ends)
+    unlucky.deliver = lambda take, outcome: ends(take, TakeFailed(f"{1 // 0}"))
+    engine.submit([complete, unlucky])
+    with pytest.raises(ZeroDivisionError):
+        run(engine)
+    assert ends.frames(complete) == solo(1)
+    unlucky.deliver = ends
+    engine.end_all_in_slots(TakeFailed("a decode step failed"))  # and does not tell it again
+    assert engine.idle
 
 
 class StickingDecoder(CountingDecoder):

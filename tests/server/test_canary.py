@@ -82,7 +82,7 @@ def test_a_model_that_hangs_is_restarted_and_then_given_up(repository: Path, tmp
     said: list[str] = []
     ready: list[int] = []
     supervisor = Supervisor(
-        lambda: Server(repository, free_ports(), tmp_path),
+        lambda go_on: Server(repository, free_ports(), tmp_path),
         [asking(30.0)],
         said.append,
         ready=lambda server: ready.append(server.pid),

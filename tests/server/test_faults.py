@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 import tritonclient.grpc as triton_grpc
 from asking import Answer, ask_generate, ask_grpc, ask_http
+from exporting import export_into
 from serving import Serve, processes, region_prefix, wait_until
 from streams import stream_grpc, stream_sse
 from tritonclient.utils import InferenceServerException
@@ -31,6 +33,7 @@ from tritonclient.utils import InferenceServerException
 from songstarter.checkpoint import Checkpoint
 from songstarter.contract import CODEC_DECODER, DECODER, PUBLIC_MODEL, STREAM_MODEL, TEXT_ENCODER
 from songstarter.digests import digest
+from songstarter.engine.service import SICK
 from songstarter.server.canary import canaries
 from songstarter.server.wire import HttpDoor
 
@@ -200,6 +203,14 @@ def test_a_server_that_cannot_start_again_ends_with_an_exit_code(
     assert "is not the file that was exported: export again" in serve.lines[-1]
 
 
+def vouch_for(graph: Path, repository: Path) -> None:
+    """Let the manifest say that a graph is as it was exported."""
+    manifest = repository / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["digests"][str(graph.relative_to(repository))] = digest(graph)
+    manifest.write_text(json.dumps(content))
+
+
 def test_a_corrupt_graph_is_named_and_nothing_is_served(
     serving: list[Serve], embedded_repository: Path, tmp_path: Path
 ) -> None:
@@ -208,14 +219,37 @@ def test_a_corrupt_graph_is_named_and_nothing_is_served(
     shutil.copytree(embedded_repository, repository)
     graph = repository / TEXT_ENCODER / "1" / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:5000])
-    manifest = repository / "manifest.json"
-    content = json.loads(manifest.read_text())
-    content["digests"][f"{TEXT_ENCODER}/1/model.onnx"] = digest(graph)
-    manifest.write_text(json.dumps(content))
+    vouch_for(graph, repository)
     serving.append(serve := Serve(repository, tmp_path / "run"))
     assert serve.ended(60) == 1
     assert "text_encoder did not load" in serve.lines[-1]
     assert not processes(tmp_path)
+
+
+def test_a_decoder_that_fails_at_whatever_it_does_is_replaced(serving: list[Serve], tmp_path: Path) -> None:
+    """Its process lives, its model is ready; a graph that loads and cannot be run stands for a device that is gone."""
+    repository = export_into(tmp_path / "repository", "embedded", "fp32")
+    graph = repository / DECODER / "1" / "decoder.onnx"
+    break_at_every_call(graph)
+    vouch_for(graph, repository)
+    serving.append(serve := Serve(repository, tmp_path / "run"))
+    serve.said("ready: HTTP", timeout=60)
+    for _ in range(SICK):
+        with pytest.raises(InferenceServerException, match="the decoder's log says why"):
+            ask_grpc(serve.grpc_url, **SHORT)
+    serve.said(f"decoder answered a test request .* the last {SICK} decode steps failed", timeout=90)
+    serve.said("ready: HTTP", timeout=60, times=2)
+    assert serve.end(signal.SIGTERM) == 0
+
+
+def break_at_every_call(path: Path) -> None:
+    """Give a graph's logits a shape that they cannot have, which shows when they are there."""
+    graph = onnx.load(path, load_external_data=False)
+    (node,) = (node for node in graph.graph.node if "logits" in node.output)
+    node.output[list(node.output).index("logits")] = "sound_logits"
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7, 11, 13, 17]), "impossible"))
+    graph.graph.node.append(onnx.helper.make_node("Reshape", ["sound_logits", "impossible"], ["logits"]))
+    onnx.save(graph, path)
 
 
 # -- no room ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,12 @@ from tokenizers.processors import TemplateProcessing
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint, Codec, Melody
 from songstarter.contract import CODEC_ENCODER, MELODY_ENCODER, TEXT_ENCODER
-from songstarter.errors import InvalidRequest
-from songstarter.faces.conditioning import Conditioner
+from songstarter.errors import Cancelled, InvalidRequest
+from songstarter.faces.conditioning import FILES_AT_ONCE, Conditioner, Conditions
 from songstarter.faces.stages import Tensors
+from songstarter.faces.visits import Visit
 from songstarter.request import Request
+from songstarter.waveform import Waveform
 
 HIDDEN, RATE = 8, 100
 STEREO = replace(
@@ -49,6 +52,10 @@ class Stages:
 
     def decode(self, inputs: Tensors) -> Any:
         raise NotImplementedError("conditioning decodes nothing")
+
+
+def condition(one: Conditioner, asked: Request) -> Conditions:
+    return one.condition(asked, Visit("test"))
 
 
 def _text(inputs: Tensors) -> Tensors:
@@ -112,7 +119,7 @@ def test_without_a_prompt_the_text_is_one_zero_vector_and_no_encoder_is_asked() 
 
 
 def test_the_melody_stands_in_front_of_the_text_and_the_null_twin_is_silence() -> None:
-    found = conditioner(Stages()).condition(request(prompt="la", input_audio=wav(np.ones(1_000) / 2), duration=1))
+    found = condition(conditioner(Stages()), request(prompt="la", input_audio=wav(np.ones(1_000) / 2), duration=1))
     assert found.prefix.shape == (1, *found.null_prefix.shape) == (1, 3 + 2, HIDDEN)
     assert found.prefix[0, 0, 0] == pytest.approx(50, rel=0.01)  # 100 samples of a half
     assert found.prefix[0, 3:, 0].tolist() == [2, 1]
@@ -126,7 +133,7 @@ def test_a_song_of_several_windows_repeats_the_samples_of_its_melody() -> None:
     )
     samples = np.arange(1_500) / 10_000  # one and a half windows
     asked = request(prompt="la", input_audio=wav(samples), duration=2.2)
-    found = conditioner(Stages(), fine).condition(asked)
+    found = condition(conditioner(Stages(), fine), asked)
     expected = [samples[np.arange(start, start + 1_000) % 1_500].sum() for start in (0, 600, 1_200)]
     assert found.prefix.shape == (3, 3 + 2, HIDDEN)
     assert found.prefix[:, 0, 0].tolist() == pytest.approx(expected, rel=1e-3)
@@ -134,23 +141,23 @@ def test_a_song_of_several_windows_repeats_the_samples_of_its_melody() -> None:
 
 
 def test_without_a_melody_one_prefix_does_for_all_windows() -> None:
-    assert conditioner(Stages()).condition(request(prompt="la", duration=9)).prefix.shape == (1, 5, HIDDEN)
+    assert condition(conditioner(Stages()), request(prompt="la", duration=9)).prefix.shape == (1, 5, HIDDEN)
 
 
 def test_an_opening_must_leave_room_in_its_window() -> None:
     asked = request(input_audio=wav(np.ones(1_200)), continuation=True, duration=5)
     with pytest.raises(InvalidRequest, match=r"an opening of 1.2 s, allowed is less than 1 s: cut it"):
-        conditioner(Stages()).condition(asked)
+        condition(conditioner(Stages()), asked)
 
 
 def test_of_many_channels_the_first_two_make_the_melody() -> None:
     channels = np.stack([np.full(1_000, level) for level in (0.2, 0.4, 0.9, 0.9)], axis=1)
-    found = conditioner(Stages()).condition(request(input_audio=wav(channels), duration=1))
+    found = condition(conditioner(Stages()), request(input_audio=wav(channels), duration=1))
     assert found.prefix[0, 0, 0] == pytest.approx(30, rel=0.01)
 
 
 def test_an_opening_interleaves_the_codebooks_of_its_channels_and_leaves_the_melody_null() -> None:
-    found = conditioner(Stages()).condition(request(input_audio=wav(np.ones(500)), continuation=True, duration=1))
+    found = condition(conditioner(Stages()), request(input_audio=wav(np.ones(500)), continuation=True, duration=1))
     assert found.opening is not None
     assert found.opening.shape == (4, 5)
     assert found.opening[:, 0].tolist() == [0, 2, 1, 3]  # L0, R0, L1, R1
@@ -161,34 +168,34 @@ def test_an_opening_interleaves_the_codebooks_of_its_channels_and_leaves_the_mel
 def test_an_opening_must_be_shorter_than_the_song_in_whole_frames(seconds: float, fits: bool) -> None:
     asked = request(input_audio=wav(np.ones(int(seconds * 1_000))), continuation=True, duration=1)
     if fits:
-        assert conditioner(Stages()).condition(asked).opening is not None
+        assert condition(conditioner(Stages()), asked).opening is not None
         return
     with pytest.raises(InvalidRequest, match="duration: found 1 s, and an opening of"):
-        conditioner(Stages()).condition(asked)
+        condition(conditioner(Stages()), asked)
 
 
 @pytest.mark.parametrize("continuation", [True, False])
 def test_a_clip_that_is_nothing_at_the_checkpoint_s_rate_is_refused(continuation: bool) -> None:
     asked = request(input_audio=wav(np.ones(1)), continuation=continuation)
     with pytest.raises(InvalidRequest, match=r"input_audio: found a clip of 0.001 s, allowed is a longer one"):
-        conditioner(Stages()).condition(asked)
+        condition(conditioner(Stages()), asked)
 
 
 def test_a_text_checkpoint_continues_audio_and_refuses_a_melody() -> None:
     text = replace(STEREO, melody=None)
     audio = wav(np.ones(500))
-    found = conditioner(Stages(), text).condition(request(prompt="la", input_audio=audio, continuation=True))
+    found = condition(conditioner(Stages(), text), request(prompt="la", input_audio=audio, continuation=True))
     assert found.opening is not None
     assert found.prefix.shape == (1, 2, HIDDEN)
     with pytest.raises(InvalidRequest, match="input_audio: found audio to take a melody from"):
-        conditioner(Stages(), text).condition(request(prompt="la", input_audio=audio))
+        condition(conditioner(Stages(), text), request(prompt="la", input_audio=audio))
 
 
 def test_the_null_melody_is_encoded_once() -> None:
     stages = Stages()
     one = conditioner(stages)
-    one.condition(request())
-    one.condition(request())
+    condition(one, request())
+    condition(one, request())
     assert [model for model, _ in stages.asked] == [MELODY_ENCODER]
 
 
@@ -203,17 +210,63 @@ def test_many_long_files_at_once_cost_the_memory_of_two(continuation: bool) -> N
     file = io.BytesIO()
     soundfile.write(file, np.zeros((60 * 48_000, 2), np.float32), 48_000, format="FLAC")
     fields = {"input_audio": file.getvalue(), "continuation": continuation, "continuation_end": 0.5, "duration": 8.0}
-    condition = partial(made.condition, request(**fields))
-    condition()
+    one_more = partial(condition, made, request(**fields))
+    one_more()
     tracemalloc.start()
     try:
-        condition()
+        one_more()
         _, one = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         with ThreadPoolExecutor(8) as threads:
-            list(threads.map(lambda _: condition(), range(8)))
+            list(threads.map(lambda _: one_more(), range(8)))
         _, eight = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert one > 20 * 2**20  # the file's samples are counted
     assert eight < 3 * one
+
+
+def test_the_urgent_are_heard_first_and_those_who_left_not_at_all() -> None:
+    """Where files wait to be opened: they take their time, and a caller who is gone must take nobody's."""
+    begun, may_go_on = threading.Semaphore(0), threading.Event()
+    heard: list[float] = []
+
+    class Waiting(Stages):
+        def run(self, model: str, inputs: Tensors) -> Tensors:
+            if model == MELODY_ENCODER and inputs["waveform"].any():
+                heard.append(float(inputs["samples"].item()))
+            return super().run(model, inputs)
+
+    made = conditioner(Waiting())
+    condition(made, request())
+    opened = made._clip
+
+    def slow_clip(asked: Request, audio: bytes) -> Waveform:
+        begun.release()
+        assert may_go_on.wait(10)
+        return opened(asked, audio)
+
+    made._clip = slow_clip  # type: ignore[method-assign]
+
+    def ask(samples: int, priority: int, *, gone: bool = False) -> tuple[Request, Visit]:
+        asked = request(input_audio=wav(np.ones(samples) / 2), duration=1, priority=priority)
+        visit = Visit("test")
+        visit.understood(asked)
+        if gone:
+            visit.stop(Cancelled("the caller left"))
+        return asked, visit
+
+    first = [ask(100, 3) for _ in range(FILES_AT_ONCE)]
+    later = [ask(110, 3, gone=True), ask(120, 5), ask(130, 1)]
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(made.condition, *one) for one in first]
+        for _ in first:
+            assert begun.acquire(timeout=10)
+        for one in later:
+            asked.append(threads.submit(made.condition, *one))
+            time.sleep(0.1)  # they come one after the other
+        with pytest.raises(Cancelled):
+            asked[FILES_AT_ONCE].result(10)
+        may_go_on.set()
+    assert sorted(heard) == [10, 10, 12, 13]
+    assert heard.index(13) < heard.index(12)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from songstarter import event_log
+from songstarter.contract import CANARY_ID
 from songstarter.errors import Cancelled, DeadlineExceeded, InvalidRequest, TakeFailed, Unavailable
 from songstarter.faces.desk import RequestDesk
 from songstarter.faces.visits import Visit, current
@@ -259,3 +260,27 @@ def test_who_is_answered_may_ask_again_at_once(face: SmallFace) -> None:
     desk.accept(dict, AskingAgain())
     assert not isinstance(second.get(), Exception)
     desk.close()
+
+
+def test_a_canary_is_counted_by_itself_and_leaves_no_line(desk: RequestDesk, capfd: pytest.CaptureFixture[str]) -> None:
+    """Or probes would hide how many of the callers' requests fail."""
+    refusal = InvalidRequest("duration", -1, "more")
+    assert ask(desk, request_id=CANARY_ID, values={"error": refusal}) is refusal
+    assert not lines(desk, capfd)
+    values = desk.readings().values
+    assert values[Series(REQUESTS, ("canary",))] == 1
+    assert values[Series(REQUESTS, ("invalid",))] == values[Series(REQUESTS_IN_FLIGHT)] == 0
+
+
+def test_without_a_thread_to_be_had_a_request_is_refused_and_its_place_free(
+    desk: RequestDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        for _ in range(3):  # more than there are places
+            assert "no thread" in str(ask(desk))
+    assert set(ask(desk)) == {"output"}
+    assert desk.readings().values[Series(REQUESTS, ("unavailable",))] == 3

@@ -25,6 +25,14 @@ def test_a_log_that_has_grown_begins_anew_under_its_writer(tmp_path: Path) -> No
     assert log.previous.read_bytes() == b"one\ntwo\n"
 
 
+def test_a_log_that_somebody_took_away_ends_nothing(tmp_path: Path) -> None:
+    log = ServerLog(tmp_path / "server.log")
+    with log.fresh():
+        log.path.unlink()
+        log.keep_small(0)
+    assert not log.path.exists()
+
+
 def test_what_is_shown_goes_on_after_a_new_beginning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = ServerLog(tmp_path / "server.log")
     with log.fresh() as writer:

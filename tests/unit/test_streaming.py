@@ -149,7 +149,7 @@ def test_time_that_passes_without_audio_is_told(face: StreamFace, monkeypatch: p
 
 def test_the_first_audio_is_noted_when_it_is_sent(face: StreamFace) -> None:
     visit = Visit("test")
-    for message in face.answer(ASKED, visit):
+    for message in face.answer(dict(ASKED), visit):
         assert (visit.first_audio is not None) == (message["seconds"].item() > 0)
     assert visit.audio_seconds == pytest.approx(2.5)
 
@@ -229,3 +229,17 @@ def test_an_error_behind_the_beats_comes_through() -> None:
 
     with pytest.raises(TakeFailed, match="gone"):
         list(with_beats(failing(), 1.0))
+
+
+def test_an_upload_is_let_go_before_the_first_message(face: StreamFace) -> None:
+    """A song may play for minutes, and its melody is known by then."""
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((32_000, 2), np.float32), 32_000, format="WAV")
+    values = ASKED | {"input_audio": file.getvalue()}
+    visit = Visit("test")
+    answers = face.answer(values, visit)
+    next(answers)
+    assert not values
+    assert visit.request is not None
+    assert visit.request.audio is None
+    answers.close()
