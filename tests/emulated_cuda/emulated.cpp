@@ -125,8 +125,16 @@ void check_guards(const char *after) {
             }
 }
 
+void check_launched(const char *by, size_t bytes) {
+    for (size_t i = (bytes + 3) / 4; i < LAUNCHED_BYTES / 4; i++)
+        if (!std::isnan(launched[i])) {
+            fprintf(stderr, "%s wrote behind the %zu bytes that it was launched with\n", by, bytes);
+            abort();
+        }
+}
+
 // Blocks run in an order of their own each time: whoever is last must not always be the one with the highest number.
-void run_kernel(const char *name, Work kernel, Place grid, int threads) {
+void run_kernel(const char *name, Work kernel, Place grid, int threads, size_t launched_bytes) {
     static unsigned launches = 0;
     thread = kernel, count = threads, gridDim = grid;
     const unsigned blocks = grid.x * grid.y * grid.z;
@@ -136,6 +144,7 @@ void run_kernel(const char *name, Work kernel, Place grid, int threads) {
         const unsigned block = (unsigned)(((uint64_t)i * stride + launches) % blocks);
         blockIdx = {block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y};
         run_block(launches + i);
+        check_launched(name, launched_bytes);
     }
     launches++;
     check_guards(name);
@@ -254,7 +263,8 @@ int cuLaunchKernelEx(const Launch *launch, void *function, void **arguments, voi
     const Place grid = {launch->grid[0], launch->grid[1], launch->grid[2]};
     const int threads = launch->block[0];
     const char *words = name.c_str();
-    return now_or_later([=] { run_kernel(words, kernel, grid, threads); });
+    const size_t bytes = launch->memory;
+    return now_or_later([=] { run_kernel(words, kernel, grid, threads, bytes); });
 }
 
 int cublasCreate_v2(void **handle) { return *handle = nullptr, 0; }
