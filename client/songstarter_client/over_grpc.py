@@ -26,10 +26,17 @@ CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     # As over HTTP: the address given is the one connected to, whatever http_proxy says.
     ("grpc.enable_http_proxy", 0),
+    # A host's name may have several addresses, one for each server: they are asked in turns, not the first one alone.
+    ("grpc.lb_policy_name", "round_robin"),
 ]
 
 # What gRPC itself reports, as UNAVAILABLE, where there was no server to say anything.
-UNREACHED = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
+UNREACHED = (
+    "connections to all backends failing",
+    "failed to connect to all addresses",
+    "DNS resolution failed",
+    "errors resolving",
+)
 BROKEN_OFF = ("Socket closed", "Connection reset", "recvmsg", "Stream removed", "GOAWAY")
 
 RESTRICTED = "This protocol is restricted"  # Triton calls a wrong key UNAVAILABLE
