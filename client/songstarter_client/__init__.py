@@ -12,6 +12,7 @@ from songstarter_client.errors import (
     SongstarterError,
     TimedOut,
     Unavailable,
+    UntrustedServer,
 )
 from songstarter_client.song import Song
 
@@ -29,4 +30,5 @@ __all__ = [
     "SongstarterError",
     "TimedOut",
     "Unavailable",
+    "UntrustedServer",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from songstarter import contract
 from songstarter.contract import Datatype, Field
 from songstarter.errors import Description
 from songstarter.key import Key
+from songstarter_client import trust
 from songstarter_client.chunk import Chunk
 from songstarter_client.cli_stream import STDOUT, stream
 from songstarter_client.client import TIMEOUT, Client
@@ -71,6 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the song that args ask for; return the exit code."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it tells stderr of a failed handshake; so do we, in a sentence
     try:
         _generate(args)
     except tuple(kind for kind, _ in EXIT_CODES) as problem:
@@ -102,7 +105,7 @@ def _configure_server(parser: argparse.ArgumentParser) -> None:
         "--url",
         metavar="HOST:PORT",
         default="127.0.0.1:8001",
-        help="the server's gRPC address, or http://HOST:PORT (default: %(default)s)",
+        help="the server's gRPC address, or http://HOST:PORT; by TLS grpcs:// or https:// (default: %(default)s)",
     )
     server.add_argument(
         "--timeout", metavar="S", type=float, default=TIMEOUT, help="seconds to wait (default: %(default)g)"
@@ -115,6 +118,12 @@ def _configure_server(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         help="the server's key, if it asks for one (or in SONGSTARTER_KEY_FILE or SONGSTARTER_KEY)",
+    )
+    server.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        type=Path,
+        help="certificates of who signs the server's, where the usual ones do not (or in SONGSTARTER_CA_FILE)",
     )
 
 
@@ -145,7 +154,13 @@ def _generate(args: argparse.Namespace) -> None:
         raise InvalidRequest("--json", Description("-o -"), "a file or a folder for the song, or no --json")
     started = time.monotonic()
     key = Key.given(args.key_file)
-    client = Client(args.url, timeout=args.timeout, retries=args.retries, key=key.text if key else None)
+    client = Client(
+        args.url,
+        timeout=args.timeout,
+        retries=args.retries,
+        key=key.text if key else None,
+        ca_file=trust.chosen(args.ca_file),
+    )
     make = stream if args.stream else _whole
     with client, _progress(args):
         paths, made = make(client, args, given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -18,6 +19,7 @@ from songstarter_client.loop_thread import LoopThread
 from songstarter_client.song import Song
 from songstarter_client.streaming import Waiting, begun, closed, next_or_none
 from songstarter_client.transport import Transport, connect
+from songstarter_client.trust import Trust
 
 TIMEOUT = 600.0  # seconds; a model process that dies leaves its requests unanswered, so there is always one
 PROBE_TIMEOUT = 5.0
@@ -30,9 +32,10 @@ T = TypeVar("T")
 class AsyncClient:
     """Makes songs on a Songstarter server, from one event loop.
 
-    url is HOST[:PORT] or a URL whose scheme, grpc:// or http://, is the protocol; gRPC if neither says.
-    timeout: seconds for a whole request, further tries included. retries: how often a request is sent
-    again when the server cannot take it now. key: the server's, where it asks for one.
+    url is HOST[:PORT] or a URL whose scheme, grpc:// or http://, or by TLS grpcs:// or https://, is the
+    protocol; gRPC if neither says. timeout: seconds for a whole request, further tries included. retries: how
+    often a request is sent again when the server cannot take it now. key: the server's, where it asks for one.
+    ca_file: for TLS, the certificates of who signs the server's, where the usual ones do not.
     """
 
     def __init__(
@@ -43,11 +46,13 @@ class AsyncClient:
         timeout: float = TIMEOUT,
         retries: int = 0,
         key: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.address = parse_address(url, protocol)
         self.timeout = timeout
         self.retries = retries
         self._key = Key(key) if key else None
+        self._trust = Trust.in_file(ca_file) if self.address.secure else None
         self._transport: Transport | None = None
         self._closed = False
 
@@ -115,7 +120,7 @@ class AsyncClient:
         if self._closed:
             raise RuntimeError("the client is closed")
         if self._transport is None:
-            self._transport = connect(self.address, self._key)
+            self._transport = connect(self.address, self._key, self._trust)
         return self._transport
 
     async def _persistently(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -148,8 +153,9 @@ class Client:
         timeout: float = TIMEOUT,
         retries: int = 0,
         key: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._client = AsyncClient(url, protocol=protocol, timeout=timeout, retries=retries, key=key)
+        self._client = AsyncClient(url, protocol=protocol, timeout=timeout, retries=retries, key=key, ca_file=ca_file)
         self._loop = LoopThread()
 
     def generate(self, prompt: str | None = None, *, timeout: float | None = None, **fields: Unpack[Fields]) -> Song:

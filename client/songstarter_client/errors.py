@@ -5,6 +5,7 @@ SongstarterError
 │   └── RefusedRequest     ... and it was the server that said so
 ├── Unavailable            the server cannot take the request now; trying again may help
 │   └── NoServer           nothing answers at the address, or no songstarter model does
+├── UntrustedServer        its certificate is another host's, or signed by nobody who is trusted
 ├── RefusedKey             the server asks for a key, and got none or another one
 ├── TimedOut               no answer within the time the caller gave (also a TimeoutError)
 ├── Cancelled              the server gave the request up because it was cancelled
@@ -28,6 +29,7 @@ __all__ = [
     "SongstarterError",
     "TimedOut",
     "Unavailable",
+    "UntrustedServer",
     "of_code",
     "of_stream",
 ]
@@ -48,12 +50,25 @@ class NoServer(Unavailable):
 
     @classmethod
     def at(cls, address: Address) -> NoServer:
+        if address.secure:
+            return cls(f"nothing that speaks TLS answers at {address}; is it {address.protocol}:// there?")
         return cls(f"no server answers at {address}; start one with `songstarter serve`")
 
     @classmethod
     def of_another_protocol(cls, address: Address) -> NoServer:
         wanted, other = ("gRPC", "HTTP") if address.protocol == "grpc" else ("HTTP", "gRPC")
         return cls(f"what answers at {address} does not speak {wanted}; is it a server's {other} port?")
+
+
+class UntrustedServer(SongstarterError):
+    """What answers at the address cannot show that it is the server that was meant."""
+
+    @classmethod
+    def at(cls, address: Address) -> UntrustedServer:
+        return cls(
+            f"the certificate of the server at {address} is for another host, or signed by nobody who is trusted;"
+            " a CA file says who else is"
+        )
 
 
 class RefusedKey(SongstarterError):

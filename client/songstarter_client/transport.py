@@ -14,6 +14,7 @@ from songstarter_client.address import Address
 from songstarter_client.chunk import Chunk
 from songstarter_client.errors import RequestFailed, SongstarterError
 from songstarter_client.fields import InputTensor
+from songstarter_client.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,13 @@ class Transport:
         return sent
 
 
-def connect(address: Address, key: Key | None = None) -> Transport:
-    """A transport to address, to be used and closed in the running event loop; nothing is sent yet."""
+def connect(address: Address, key: Key | None, trust: Trust | None) -> Transport:
+    """A transport to address, by TLS where there is trust, to be used and closed in the running event loop.
+
+    Nothing is sent yet.
+    """
     over: Any = import_module(f"songstarter_client.over_{address.protocol}")
-    transport: Transport = over.connect(address, key)
+    transport: Transport = over.connect(address, key, trust)
     return transport
 
 

@@ -31,7 +31,7 @@ def test_every_address_of_a_host_gets_its_share_of_the_requests(triton: Addresse
     async def bytes_to_each() -> list[int]:
         relays = [Relay(parse_address(triton.grpc).port) for _ in range(3)]
         ports = [await relay.open() for relay in relays]
-        transport = over_grpc.connect(Several("grpc", "127.0.0.1", 0, tuple(ports)), None)
+        transport = over_grpc.connect(Several("grpc", "127.0.0.1", 0, tuple(ports)), None, None)
         for _ in range(30):
             await transport.infer(input_tensors(PROMPT, {"num_outputs": 1}))
         await transport.close()

@@ -176,8 +176,9 @@ def test_a_server_that_accepts_and_says_nothing_is_a_timeout(scheme: str) -> Non
 @pytest.mark.parametrize(
     ("url", "protocol", "allowed"),
     [
-        ("ftp://127.0.0.1:8001", None, "grpc or http as protocol"),
-        ("http://127.0.0.1:8000", "grpc", "grpc as protocol"),
+        ("ftp://127.0.0.1:8001", None, "grpc or http or grpcs or https as protocol"),
+        ("http://127.0.0.1:8000", "grpc", "grpc or grpcs as protocol"),
+        ("grpcs://127.0.0.1:8000", "http", "http or https as protocol"),
         ("127.0.0.1:port", None, "HOST"),
         ("127.0.0.1:70000", None, "HOST"),
         ("127.0.0.1:8000/v2", None, "HOST"),
