@@ -4,6 +4,7 @@ from songstarter_client.chunk import Chunk
 from songstarter_client.client import AsyncClient, Client
 from songstarter_client.errors import (
     Cancelled,
+    DeadlinePassed,
     InvalidRequest,
     NoServer,
     RefusedKey,
@@ -21,6 +22,7 @@ __all__ = [
     "Cancelled",
     "Chunk",
     "Client",
+    "DeadlinePassed",
     "InvalidRequest",
     "NoServer",
     "RefusedKey",

@@ -22,6 +22,7 @@ from songstarter_client.cli_stream import STDOUT, stream
 from songstarter_client.client import TIMEOUT, Client
 from songstarter_client.errors import InvalidRequest, SongstarterError, TimedOut, Unavailable
 from songstarter_client.fields import SENDABLE, Fields
+from songstarter_client.outgoing import HANDLING
 from songstarter_client.progress import Progress
 from songstarter_client.song import Song
 
@@ -40,13 +41,14 @@ exit codes:
   0    the files are written, their paths on stdout (or, with --stream -o -, the song itself)
   1    the server failed, or a file could not be written
   2    bad usage, or a request that is not allowed
-  3    no server, or a server that cannot take the request now
+  3    no server, one that cannot take the request now, or --deadline has passed
   4    no answer within --timeout
   130  interrupted by Ctrl-C"""
 
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "normalization_strategy": contract.NORMALIZATIONS,
-    "output_format": contract.STREAM_FORMATS,
+SPECIAL_KINDS: Mapping[str, dict[str, Any]] = {
+    "normalization_strategy": {"choices": contract.NORMALIZATIONS},
+    "output_format": {"choices": contract.STREAM_FORMATS},
+    "request_id": {"metavar": "ID"},
 }
 FLAG_KINDS: Mapping[Datatype, dict[str, Any]] = {
     "STRING": {"type": str, "metavar": "FILE"},
@@ -113,6 +115,8 @@ def _configure_server(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--retries", metavar="N", type=int, default=0, help="further tries while the server is full (default: 0)"
     )
+    for field in HANDLING:
+        server.add_argument(_flag(field), **_options(field))
     server.add_argument(
         "--key-file",
         metavar="FILE",
@@ -133,7 +137,7 @@ def _flag(field: Field) -> str:
 
 def _options(field: Field) -> dict[str, Any]:
     """argparse's view of a field; its absence stays None, so that the server's default holds."""
-    kind = {"choices": CHOICES[field.name]} if field.name in CHOICES else FLAG_KINDS[field.datatype]
+    kind = SPECIAL_KINDS.get(field.name) or FLAG_KINDS[field.datatype]
     return {**kind, "dest": field.name, "help": (field.meaning + _default(field)).replace("%", "%%")}
 
 
@@ -148,7 +152,7 @@ def _default(field: Field) -> str:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    flags = (*FLAGS, CHUNK_SECONDS)
+    flags = (*FLAGS, CHUNK_SECONDS, *HANDLING)
     given = {field.name: value for field in flags if (value := getattr(args, field.name)) is not None}
     if args.json and args.out == STDOUT:
         raise InvalidRequest("--json", Description("-o -"), "a file or a folder for the song, or no --json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Self, TypeVar, Unpack
@@ -13,9 +14,10 @@ from songstarter import contract
 from songstarter.key import Key
 from songstarter_client.address import DEFAULT_HOST, Protocol, parse_address
 from songstarter_client.chunk import Chunk
-from songstarter_client.errors import NoServer, TimedOut, Unavailable
-from songstarter_client.fields import Fields, StreamFields, input_tensors
+from songstarter_client.errors import DeadlinePassed, NoServer, TimedOut, Unavailable, of_request
+from songstarter_client.fields import Fields, StreamFields
 from songstarter_client.loop_thread import LoopThread
+from songstarter_client.outgoing import Outgoing
 from songstarter_client.song import Song
 from songstarter_client.streaming import Waiting, begun, closed, next_or_none
 from songstarter_client.transport import Transport, connect
@@ -60,9 +62,12 @@ class AsyncClient:
         self, prompt: str | None = None, *, timeout: float | None = None, **fields: Unpack[Fields]
     ) -> Song:
         """Ask for a song and wait for it; fields are those of the contract, what is left out is the server's."""
-        tensors = input_tensors(prompt, fields)
-        async with self._deadline(self.timeout if timeout is None else timeout):
-            answer = await self._persistently(lambda: self._connected().infer(tensors))
+        outgoing = Outgoing.of(prompt, fields)
+        seconds = self.timeout if timeout is None else timeout
+        end = time.monotonic() + seconds
+        with of_request(outgoing.request_id):
+            async with self._within(seconds):
+                answer = await self._persistently(lambda: self._connected().infer(outgoing, end - time.monotonic()))
         audio_format = fields.get("output_format") or _OUTPUT_FORMAT
         return Song(prompt or "", answer.output, audio_format, answer.seed, answer.sample_rate)
 
@@ -74,22 +79,23 @@ class AsyncClient:
         timeout: seconds that are waited for the server in all; what the caller does between two chunks does not
         count. A server that has fallen silent is given up sooner: a living one sends a message twice a second.
         """
-        tensors = input_tensors(prompt, fields, contract.STREAM_FIELDS)
+        outgoing = Outgoing.of(prompt, fields, contract.STREAM_FIELDS)
         waiting = Waiting(self.address, self.timeout if timeout is None else timeout)
-        chunk, chunks = await self._persistently(lambda: begun(self._connected().stream(tensors), waiting))
         missing = fields.get("num_outputs") or 1
-        async with aclosing(chunks):
-            while chunk is not None:
-                missing -= chunk.last
-                yield chunk
-                chunk = await waiting.for_next(chunks)
-        if missing:
-            raise Unavailable(f"the server at {self.address} ended the stream before the song was complete")
+        with of_request(outgoing.request_id):
+            chunk, chunks = await self._persistently(lambda: begun(self._connected().stream(outgoing), waiting))
+            async with aclosing(chunks):
+                while chunk is not None:
+                    missing -= chunk.last
+                    yield chunk
+                    chunk = await waiting.for_next(chunks)
+            if missing:
+                raise Unavailable(f"the server at {self.address} ended the stream before the song was complete")
 
     async def ready(self) -> bool:
         """Whether Triton says that the songstarter model is loaded; it goes on saying so if its process dies."""
         try:
-            async with self._deadline(PROBE_TIMEOUT):
+            async with self._within(PROBE_TIMEOUT):
                 return await self._connected().ready()
         except (Unavailable, TimedOut):
             return False
@@ -127,12 +133,14 @@ class AsyncClient:
         for pause in _pauses(self.retries):
             try:
                 return await attempt()
+            except DeadlinePassed:
+                raise
             except Unavailable:
                 await asyncio.sleep(pause)
         return await attempt()
 
     @asynccontextmanager
-    async def _deadline(self, seconds: float) -> AsyncIterator[None]:
+    async def _within(self, seconds: float) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(seconds):
                 yield

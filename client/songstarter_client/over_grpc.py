@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from songstarter_client.errors import (
     of_code,
     of_stream,
 )
-from songstarter_client.fields import InputTensor
+from songstarter_client.outgoing import Outgoing
 from songstarter_client.transport import Transport
 from songstarter_client.trust import Trust
 
@@ -61,14 +61,20 @@ def connect(address: Address, key: Key | None, trust: Trust | None) -> Transport
     credentials = grpc.ssl_channel_credentials(trust.pem) if trust else None
     client = triton.InferenceServerClient(str(address), creds=credentials, channel_args=CHANNEL)
     headers = key.grpc_metadata if key else {}
-    return Transport(triton, client, (InferenceServerException,), partial(_explained, address), headers, _messages)
+    failures, explain = (InferenceServerException,), partial(_explained, address)
+    return Transport(triton, client, failures, explain, headers, _messages, notices_who_hangs_up=True)
 
 
-async def _messages(transport: Transport, tensors: Sequence[InputTensor]) -> AsyncGenerator[Mapping[str, Any], None]:
+async def _messages(transport: Transport, outgoing: Outgoing) -> AsyncGenerator[Mapping[str, Any], None]:
     """The stream ends when the server has nothing left to say to its one request."""
 
     async def requests() -> AsyncIterator[dict[str, Any]]:
-        yield {"model_name": contract.STREAM_MODEL, "inputs": transport.inputs(tensors)}
+        yield {
+            "model_name": contract.STREAM_MODEL,
+            "inputs": transport.inputs(outgoing.tensors),
+            "request_id": outgoing.request_id,
+            "parameters": dict(outgoing.parameters),
+        }
 
     answers = transport.client.stream_infer(requests(), headers=dict(transport.headers))
     try:

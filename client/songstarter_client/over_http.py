@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -27,6 +27,7 @@ from songstarter_client.errors import (
     of_stream,
 )
 from songstarter_client.fields import InputTensor
+from songstarter_client.outgoing import Outgoing
 from songstarter_client.transport import Transport
 from songstarter_client.trust import Trust
 
@@ -49,17 +50,18 @@ def connect(address: Address, key: Key | None, trust: Trust | None) -> Transport
     client = triton.InferenceServerClient(
         str(address), conn_limit=CONNECTIONS, conn_timeout=None, ssl=address.secure, ssl_context=tls
     )
-    failures = (InferenceServerException, aiohttp.ClientError)
+    failures, explain = (InferenceServerException, aiohttp.ClientError), partial(_explained, address)
     messages = partial(_messages, address, tls)
-    return Transport(triton, client, failures, partial(_explained, address), headers, messages)
+    return Transport(triton, client, failures, explain, headers, messages, notices_who_hangs_up=False)
 
 
 async def _messages(
-    address: Address, tls: ssl.SSLContext | None, transport: Transport, tensors: Sequence[InputTensor]
+    address: Address, tls: ssl.SSLContext | None, transport: Transport, outgoing: Outgoing
 ) -> AsyncGenerator[Mapping[str, Any], None]:
     """Server-sent events, by a connection of their own; tritonclient knows none."""
     url = f"{address.url}/v2/models/{contract.STREAM_MODEL}/generate_stream"
-    body = {tensor.name: _plain(tensor) for tensor in tensors} | {"output_encoding": "base64"}
+    inputs = {tensor.name: _plain(tensor) for tensor in outgoing.tensors} | {"output_encoding": "base64"}
+    body = {"id": outgoing.request_id, **outgoing.parameters, **inputs}
     unbounded = aiohttp.ClientTimeout(total=None)
     async with (
         aiohttp.ClientSession(timeout=unbounded) as session,

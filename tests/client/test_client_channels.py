@@ -11,7 +11,7 @@ from triton_for_client import Addresses
 
 from songstarter_client import over_grpc
 from songstarter_client.address import Address, parse_address
-from songstarter_client.fields import input_tensors
+from songstarter_client.outgoing import Outgoing
 
 PROMPT = "long enough to be told from what any connection costs " * 40
 
@@ -33,7 +33,7 @@ def test_every_address_of_a_host_gets_its_share_of_the_requests(triton: Addresse
         ports = [await relay.open() for relay in relays]
         transport = over_grpc.connect(Several("grpc", "127.0.0.1", 0, tuple(ports)), None, None)
         for _ in range(30):
-            await transport.infer(input_tensors(PROMPT, {"num_outputs": 1}))
+            await transport.infer(Outgoing.of(PROMPT, {"num_outputs": 1}), 20)
         await transport.close()
         for relay in relays:
             await relay.cut()
