@@ -30,6 +30,7 @@ class SongstarterError(Exception):
     """The root: catching it catches every error this project raises on purpose."""
 
     triton_code = "INTERNAL"
+    request_id: str | None = None  # at a caller's: of the request that it befell
 
 
 class InvalidRequest(SongstarterError):

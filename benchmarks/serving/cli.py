@@ -25,10 +25,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "progress on stderr. Without --concurrency and --rate it sweeps 1,2,4,8,16 in flight."
     )
     server = parser.add_argument_group("server").add_mutually_exclusive_group(required=True)
-    server.add_argument("--url", metavar="HOST:PORT", help="its gRPC address, or http://HOST:PORT")
+    server.add_argument("--url", metavar="HOST:PORT", help="its gRPC address, or as of `songstarter generate`")
     server.add_argument("--serve", type=Path, metavar="REPOSITORY", help="start one with this repository for the run")
     parser.add_argument(
         "--key-file", type=Path, metavar="FILE", help="its key (or in SONGSTARTER_KEY_FILE or SONGSTARTER_KEY)"
+    )
+    parser.add_argument(
+        "--ca-file", type=Path, metavar="FILE", help="who signs its certificate (or in SONGSTARTER_CA_FILE)"
     )
     _configure_load(parser.add_argument_group("load"))
     _configure_reports(parser.add_argument_group("reports"))
@@ -68,7 +71,7 @@ def _configure_reports(reports: argparse._ArgumentGroup) -> None:
     reports.add_argument(
         "--statistics",
         metavar="HOST:PORT",
-        help="Triton's HTTP port (default: that of --url, or the one before gRPC's)",
+        help="Triton's HTTP port (default: that of --url, or the one before gRPC's; by TLS the same one)",
     )
     reports.add_argument("--metrics-port", type=_port, metavar="PORT", help="show the run to Prometheus at this port")
     reports.add_argument("--metrics-address", default="127.0.0.1", metavar="HOST", help="(default: %(default)s)")
@@ -108,6 +111,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     from benchmarks.serving.plan import Plan
     from benchmarks.serving.scenario import Scenario
     from songstarter.key import Key
+    from songstarter_client import trust
 
     rates, find_knee = args.rate
     concurrency = args.concurrency or (() if rates or find_knee else DEFAULT_CONCURRENCY)
@@ -118,6 +122,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         url=args.url,
         serve=args.serve,
         key=None if args.serve else Key.given(args.key_file),
+        ca_file=trust.chosen(args.ca_file),
         statistics=args.statistics,
         stream=args.stream,
         concurrency=concurrency,

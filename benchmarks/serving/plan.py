@@ -21,7 +21,8 @@ class Plan:
     url: str | None = None
     serve: Path | None = None
     key: Key | None = None  # the server's, where it asks for one
-    statistics: str | None = None  # HOST:PORT of Triton's HTTP; None: guessed from the URL
+    ca_file: Path | None = None  # who signs its certificate, where the usual ones do not
+    statistics: str | None = None  # HOST:PORT of Triton's HTTP, or a URL; None: guessed from the server's
     stream: bool = False  # listen while the songs are made
     concurrency: Sequence[int] = ()
     rates: Sequence[float] = ()

@@ -24,7 +24,7 @@ from benchmarks.serving.records import Run, Watcher
 from benchmarks.serving.triton import NoStatistics, Snapshot, Stretch, TritonStatistics, stage_figures
 from songstarter.errors import SongstarterError
 from songstarter_client import AsyncClient
-from songstarter_client.address import parse_address
+from songstarter_client.address import Address, parse_address
 
 if TYPE_CHECKING:
     from benchmarks.serving.prometheus import Exporter
@@ -80,7 +80,8 @@ def measure(plan: Plan, progress: Progress, exporter: Exporter | None = None) ->
         if plan.serve is not None:
             url, statistics = _serve(plan.serve, progress, stack)
         url = url or "127.0.0.1:8001"
-        bench = Bench(plan, url, TritonStatistics(statistics or http_address(url), plan.key), progress, exporter)
+        asked = parse_address(statistics, "http") if statistics else http_address(url)
+        bench = Bench(plan, url, TritonStatistics(asked, plan.key, plan.ca_file), progress, exporter)
         return asyncio.run(bench.run())
 
 
@@ -95,10 +96,16 @@ def _serve(repository: Path, progress: Progress, stack: ExitStack) -> tuple[str,
     return server.grpc_url, server.http_url.removeprefix("http://")
 
 
-def http_address(url: str) -> str:
-    """Where Triton's HTTP port should be: the address itself, or the port before the gRPC one."""
+def http_address(url: str) -> Address:
+    """Where Triton has HTTP: the address itself, the port before the gRPC one, or a proxy's port for both."""
     address = parse_address(url)
-    return str(address) if address.protocol == "http" else str(replace(address, port=address.port - 1))
+    match address.scheme:
+        case "grpc":
+            return replace(address, scheme="http", port=address.port - 1)
+        case "grpcs":
+            return replace(address, scheme="https")
+        case _:
+            return address
 
 
 class Bench:
@@ -115,8 +122,8 @@ class Bench:
         self._findings = Findings()
 
     async def run(self) -> Findings:
-        key = self._plan.key
-        async with AsyncClient(self._url, timeout=self._plan.timeout, key=key.text if key else None) as client:
+        key = self._plan.key.text if self._plan.key else None
+        async with AsyncClient(self._url, timeout=self._plan.timeout, key=key, ca_file=self._plan.ca_file) as client:
             await client.wait_ready(READY_TIMEOUT)
             self._ask = Streamed(client) if self._plan.stream else Unary(client)
             self._note_server()

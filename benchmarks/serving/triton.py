@@ -7,10 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from songstarter.errors import SongstarterError
 from songstarter.key import Key
+from songstarter_client.address import Address
+from songstarter_client.trust import Trust
 
 TIMEOUT = 5.0
 NANOSECONDS_PER_MS = 1e6
@@ -54,10 +57,14 @@ class Stretch:
 
 
 class TritonStatistics:
-    """The statistics of the server whose HTTP port is ``address`` (HOST:PORT), and its key, where it asks for one."""
+    """The statistics of the server whose HTTP port is ``address``; its key, where it asks for one.
 
-    def __init__(self, address: str, key: Key | None = None) -> None:
+    ``ca_file``: who signs its certificate, as for the client.
+    """
+
+    def __init__(self, address: Address, key: Key | None = None, ca_file: Path | None = None) -> None:
         self._address = address
+        self._trust = Trust.in_file(ca_file) if address.secure else None
         self._headers = key.http_headers if key else {}
 
     def snapshot(self) -> Snapshot:
@@ -75,19 +82,24 @@ class TritonStatistics:
         return f"{metadata.get('name', '?')} {metadata.get('version', '?')}"
 
     def _get(self, path: str) -> dict[str, Any]:
-        connection = http.client.HTTPConnection(self._address, timeout=TIMEOUT)
+        connection = self._connection()
         try:
             connection.request("GET", path, headers=self._headers)
             answer = connection.getresponse()
             body = answer.read()
             if answer.status != http.client.OK:
-                raise NoStatistics(f"http://{self._address}{path} answered with status {answer.status}")
+                raise NoStatistics(f"{self._address.url}{path} answered with status {answer.status}")
             found: dict[str, Any] = json.loads(body)
             return found
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise NoStatistics(f"no statistics from http://{self._address}: {type(error).__name__}: {error}") from None
+            raise NoStatistics(f"no statistics from {self._address.url}: {type(error).__name__}: {error}") from None
         finally:
             connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._trust:
+            return http.client.HTTPSConnection(str(self._address), timeout=TIMEOUT, context=self._trust.context)
+        return http.client.HTTPConnection(str(self._address), timeout=TIMEOUT)
 
 
 def stage_figures(stretches: Sequence[Stretch]) -> list[StageFigures]:

@@ -4,6 +4,7 @@ from songstarter_client.chunk import Chunk
 from songstarter_client.client import AsyncClient, Client
 from songstarter_client.errors import (
     Cancelled,
+    DeadlinePassed,
     InvalidRequest,
     NoServer,
     RefusedKey,
@@ -12,6 +13,7 @@ from songstarter_client.errors import (
     SongstarterError,
     TimedOut,
     Unavailable,
+    UntrustedServer,
 )
 from songstarter_client.song import Song
 
@@ -20,6 +22,7 @@ __all__ = [
     "Cancelled",
     "Chunk",
     "Client",
+    "DeadlinePassed",
     "InvalidRequest",
     "NoServer",
     "RefusedKey",
@@ -29,4 +32,5 @@ __all__ = [
     "SongstarterError",
     "TimedOut",
     "Unavailable",
+    "UntrustedServer",
 ]

@@ -1,4 +1,4 @@
-"""Where a server listens and which protocol it is spoken to."""
+"""Where a server listens, which protocol it is spoken to, and whether by TLS."""
 
 from __future__ import annotations
 
@@ -9,18 +9,34 @@ from urllib.parse import urlsplit
 from songstarter.errors import Description, InvalidRequest
 
 Protocol = Literal["grpc", "http"]
+SchemeName = Literal["grpc", "http", "grpcs", "https"]
 
 DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORTS: dict[Protocol, int] = {"grpc": 8001, "http": 8000}
-PROTOCOLS: dict[str, Protocol] = {"grpc": "grpc", "http": "http"}
-ALLOWED = "HOST[:PORT], grpc://HOST[:PORT] or http://HOST[:PORT]"
+ALLOWED = "HOST[:PORT], alone or behind grpc://, http://, grpcs:// or https://"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What the word in front of :// says, and the port where none is given."""
+
+    protocol: Protocol
+    port: int
+    secure: bool = False
+
+
+SCHEMES: dict[SchemeName, Scheme] = {
+    "grpc": Scheme("grpc", 8001),
+    "http": Scheme("http", 8000),
+    "grpcs": Scheme("grpc", 443, secure=True),
+    "https": Scheme("http", 443, secure=True),
+}
 
 
 @dataclass(frozen=True)
 class Address:
     """One protocol at one host and port."""
 
-    protocol: Protocol
+    scheme: SchemeName
     host: str
     port: int
 
@@ -28,16 +44,30 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
+    @property
+    def protocol(self) -> Protocol:
+        return SCHEMES[self.scheme].protocol
+
+    @property
+    def secure(self) -> bool:
+        """Whether it is spoken to by TLS."""
+        return SCHEMES[self.scheme].secure
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self}"
+
 
 def parse_address(url: str, protocol: Protocol | None = None) -> Address:
     """An address from HOST[:PORT] or a URL; its scheme chooses the protocol, gRPC where neither does."""
-    scheme, separator, rest = url.rpartition("://")
-    chosen = PROTOCOLS.get(scheme) if separator else (protocol or "grpc")
-    if chosen is None or chosen != (protocol or chosen):
-        raise InvalidRequest("url", url, f"{protocol or ' or '.join(PROTOCOLS)} as protocol")
+    named, separator, rest = url.rpartition("://")
+    allowed = [name for name, scheme in SCHEMES.items() if protocol in (None, scheme.protocol)]
+    chosen = next((name for name in allowed if name == (named if separator else protocol or "grpc")), None)
+    if chosen is None:
+        raise InvalidRequest("url", url, f"{' or '.join(allowed)} as protocol")
     try:
         parts = urlsplit(f"//{rest}")
-        port = parts.port or DEFAULT_PORTS[chosen]
+        port = parts.port or SCHEMES[chosen].port
     except ValueError as problem:
         raise InvalidRequest("url", Description(f"{url!r} ({problem})"), ALLOWED) from None
     if not parts.hostname or parts.path.strip("/") or parts.query or parts.username:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -15,11 +16,13 @@ from songstarter import contract
 from songstarter.contract import Datatype, Field
 from songstarter.errors import Description
 from songstarter.key import Key
+from songstarter_client import trust
 from songstarter_client.chunk import Chunk
 from songstarter_client.cli_stream import STDOUT, stream
 from songstarter_client.client import TIMEOUT, Client
 from songstarter_client.errors import InvalidRequest, SongstarterError, TimedOut, Unavailable
 from songstarter_client.fields import SENDABLE, Fields
+from songstarter_client.outgoing import HANDLING
 from songstarter_client.progress import Progress
 from songstarter_client.song import Song
 
@@ -38,13 +41,14 @@ exit codes:
   0    the files are written, their paths on stdout (or, with --stream -o -, the song itself)
   1    the server failed, or a file could not be written
   2    bad usage, or a request that is not allowed
-  3    no server, or a server that cannot take the request now
+  3    no server, one that cannot take the request now, or --deadline has passed
   4    no answer within --timeout
   130  interrupted by Ctrl-C"""
 
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "normalization_strategy": contract.NORMALIZATIONS,
-    "output_format": contract.STREAM_FORMATS,
+SPECIAL_KINDS: Mapping[str, dict[str, Any]] = {
+    "normalization_strategy": {"choices": contract.NORMALIZATIONS},
+    "output_format": {"choices": contract.STREAM_FORMATS},
+    "request_id": {"metavar": "ID"},
 }
 FLAG_KINDS: Mapping[Datatype, dict[str, Any]] = {
     "STRING": {"type": str, "metavar": "FILE"},
@@ -71,6 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the song that args ask for; return the exit code."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it tells stderr of a failed handshake; so do we, in a sentence
     try:
         _generate(args)
     except tuple(kind for kind, _ in EXIT_CODES) as problem:
@@ -102,7 +107,7 @@ def _configure_server(parser: argparse.ArgumentParser) -> None:
         "--url",
         metavar="HOST:PORT",
         default="127.0.0.1:8001",
-        help="the server's gRPC address, or http://HOST:PORT (default: %(default)s)",
+        help="the server's gRPC address, or http://HOST:PORT; by TLS grpcs:// or https:// (default: %(default)s)",
     )
     server.add_argument(
         "--timeout", metavar="S", type=float, default=TIMEOUT, help="seconds to wait (default: %(default)g)"
@@ -110,11 +115,19 @@ def _configure_server(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--retries", metavar="N", type=int, default=0, help="further tries while the server is full (default: 0)"
     )
+    for field in HANDLING:
+        server.add_argument(_flag(field), **_options(field))
     server.add_argument(
         "--key-file",
         metavar="FILE",
         type=Path,
         help="the server's key, if it asks for one (or in SONGSTARTER_KEY_FILE or SONGSTARTER_KEY)",
+    )
+    server.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        type=Path,
+        help="certificates of who signs the server's, where the usual ones do not (or in SONGSTARTER_CA_FILE)",
     )
 
 
@@ -124,7 +137,7 @@ def _flag(field: Field) -> str:
 
 def _options(field: Field) -> dict[str, Any]:
     """argparse's view of a field; its absence stays None, so that the server's default holds."""
-    kind = {"choices": CHOICES[field.name]} if field.name in CHOICES else FLAG_KINDS[field.datatype]
+    kind = SPECIAL_KINDS.get(field.name) or FLAG_KINDS[field.datatype]
     return {**kind, "dest": field.name, "help": (field.meaning + _default(field)).replace("%", "%%")}
 
 
@@ -139,13 +152,19 @@ def _default(field: Field) -> str:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    flags = (*FLAGS, CHUNK_SECONDS)
+    flags = (*FLAGS, CHUNK_SECONDS, *HANDLING)
     given = {field.name: value for field in flags if (value := getattr(args, field.name)) is not None}
     if args.json and args.out == STDOUT:
         raise InvalidRequest("--json", Description("-o -"), "a file or a folder for the song, or no --json")
     started = time.monotonic()
     key = Key.given(args.key_file)
-    client = Client(args.url, timeout=args.timeout, retries=args.retries, key=key.text if key else None)
+    client = Client(
+        args.url,
+        timeout=args.timeout,
+        retries=args.retries,
+        key=key.text if key else None,
+        ca_file=trust.chosen(args.ca_file),
+    )
     make = stream if args.stream else _whole
     with client, _progress(args):
         paths, made = make(client, args, given)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Self, TypeVar, Unpack
@@ -12,12 +14,14 @@ from songstarter import contract
 from songstarter.key import Key
 from songstarter_client.address import DEFAULT_HOST, Protocol, parse_address
 from songstarter_client.chunk import Chunk
-from songstarter_client.errors import NoServer, TimedOut, Unavailable
-from songstarter_client.fields import Fields, StreamFields, input_tensors
+from songstarter_client.errors import DeadlinePassed, NoServer, TimedOut, Unavailable, of_request
+from songstarter_client.fields import Fields, StreamFields
 from songstarter_client.loop_thread import LoopThread
+from songstarter_client.outgoing import Outgoing
 from songstarter_client.song import Song
 from songstarter_client.streaming import Waiting, begun, closed, next_or_none
 from songstarter_client.transport import Transport, connect
+from songstarter_client.trust import Trust
 
 TIMEOUT = 600.0  # seconds; a model process that dies leaves its requests unanswered, so there is always one
 PROBE_TIMEOUT = 5.0
@@ -30,9 +34,10 @@ T = TypeVar("T")
 class AsyncClient:
     """Makes songs on a Songstarter server, from one event loop.
 
-    url is HOST[:PORT] or a URL whose scheme, grpc:// or http://, is the protocol; gRPC if neither says.
-    timeout: seconds for a whole request, further tries included. retries: how often a request is sent
-    again when the server cannot take it now. key: the server's, where it asks for one.
+    url is HOST[:PORT] or a URL whose scheme, grpc:// or http://, or by TLS grpcs:// or https://, is the
+    protocol; gRPC if neither says. timeout: seconds for a whole request, further tries included. retries: how
+    often a request is sent again when the server cannot take it now. key: the server's, where it asks for one.
+    ca_file: for TLS, the certificates of who signs the server's, where the usual ones do not.
     """
 
     def __init__(
@@ -43,11 +48,13 @@ class AsyncClient:
         timeout: float = TIMEOUT,
         retries: int = 0,
         key: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.address = parse_address(url, protocol)
         self.timeout = timeout
         self.retries = retries
         self._key = Key(key) if key else None
+        self._trust = Trust.in_file(ca_file) if self.address.secure else None
         self._transport: Transport | None = None
         self._closed = False
 
@@ -55,9 +62,12 @@ class AsyncClient:
         self, prompt: str | None = None, *, timeout: float | None = None, **fields: Unpack[Fields]
     ) -> Song:
         """Ask for a song and wait for it; fields are those of the contract, what is left out is the server's."""
-        tensors = input_tensors(prompt, fields)
-        async with self._deadline(self.timeout if timeout is None else timeout):
-            answer = await self._persistently(lambda: self._connected().infer(tensors))
+        outgoing = Outgoing.of(prompt, fields)
+        seconds = self.timeout if timeout is None else timeout
+        end = time.monotonic() + seconds
+        with of_request(outgoing.request_id):
+            async with self._within(seconds):
+                answer = await self._persistently(lambda: self._connected().infer(outgoing, end - time.monotonic()))
         audio_format = fields.get("output_format") or _OUTPUT_FORMAT
         return Song(prompt or "", answer.output, audio_format, answer.seed, answer.sample_rate)
 
@@ -69,22 +79,23 @@ class AsyncClient:
         timeout: seconds that are waited for the server in all; what the caller does between two chunks does not
         count. A server that has fallen silent is given up sooner: a living one sends a message twice a second.
         """
-        tensors = input_tensors(prompt, fields, contract.STREAM_FIELDS)
+        outgoing = Outgoing.of(prompt, fields, contract.STREAM_FIELDS)
         waiting = Waiting(self.address, self.timeout if timeout is None else timeout)
-        chunk, chunks = await self._persistently(lambda: begun(self._connected().stream(tensors), waiting))
         missing = fields.get("num_outputs") or 1
-        async with aclosing(chunks):
-            while chunk is not None:
-                missing -= chunk.last
-                yield chunk
-                chunk = await waiting.for_next(chunks)
-        if missing:
-            raise Unavailable(f"the server at {self.address} ended the stream before the song was complete")
+        with of_request(outgoing.request_id):
+            chunk, chunks = await self._persistently(lambda: begun(self._connected().stream(outgoing), waiting))
+            async with aclosing(chunks):
+                while chunk is not None:
+                    missing -= chunk.last
+                    yield chunk
+                    chunk = await waiting.for_next(chunks)
+            if missing:
+                raise Unavailable(f"the server at {self.address} ended the stream before the song was complete")
 
     async def ready(self) -> bool:
         """Whether Triton says that the songstarter model is loaded; it goes on saying so if its process dies."""
         try:
-            async with self._deadline(PROBE_TIMEOUT):
+            async with self._within(PROBE_TIMEOUT):
                 return await self._connected().ready()
         except (Unavailable, TimedOut):
             return False
@@ -115,19 +126,21 @@ class AsyncClient:
         if self._closed:
             raise RuntimeError("the client is closed")
         if self._transport is None:
-            self._transport = connect(self.address, self._key)
+            self._transport = connect(self.address, self._key, self._trust)
         return self._transport
 
     async def _persistently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         for pause in _pauses(self.retries):
             try:
                 return await attempt()
+            except DeadlinePassed:
+                raise
             except Unavailable:
                 await asyncio.sleep(pause)
         return await attempt()
 
     @asynccontextmanager
-    async def _deadline(self, seconds: float) -> AsyncIterator[None]:
+    async def _within(self, seconds: float) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(seconds):
                 yield
@@ -148,8 +161,9 @@ class Client:
         timeout: float = TIMEOUT,
         retries: int = 0,
         key: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._client = AsyncClient(url, protocol=protocol, timeout=timeout, retries=retries, key=key)
+        self._client = AsyncClient(url, protocol=protocol, timeout=timeout, retries=retries, key=key, ca_file=ca_file)
         self._loop = LoopThread()
 
     def generate(self, prompt: str | None = None, *, timeout: float | None = None, **fields: Unpack[Fields]) -> Song:

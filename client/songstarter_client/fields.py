@@ -23,7 +23,19 @@ AudioFormat = Literal["wav", "mp3"]
 StreamFormat = Literal["wav", "mp3", "pcm"]
 
 
-class CommonFields(TypedDict, total=False):
+class Handling(TypedDict, total=False):
+    """How the server shall treat a request, whatever it asks for.
+
+    priority: 1 (first) to 5, among those that wait. deadline: seconds from its arrival after which the server gives it
+    up. request_id: by which the server's log names it; otherwise one is made for it.
+    """
+
+    priority: int | None
+    deadline: float | None
+    request_id: str | None
+
+
+class CommonFields(Handling, total=False):
     """What `generate` and `stream` both take besides the prompt.
 
     input_audio: a file's bytes, a path, or a data URI. The song comes back as bytes, so the one public
@@ -89,8 +101,13 @@ def _is_given(field: Field, given: Mapping[str, object]) -> bool:
 
 def _tensor(field: Field, value: object) -> InputTensor:
     kind = _KINDS[field.datatype]
-    parse = _file if field.name == "input_audio" else kind.parse
-    return InputTensor(field.name, kind.triton, np.array([parse(field, value)], dtype=kind.numpy))
+    return InputTensor(field.name, kind.triton, np.array([checked(field, value)], dtype=kind.numpy))
+
+
+def checked(field: Field, value: object) -> Any:
+    """A field's value as Python's own kind; what is allowed of it, the server knows."""
+    parse = _file if field.name == "input_audio" else _KINDS[field.datatype].parse
+    return parse(field, value)
 
 
 def _text(field: Field, value: object) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,18 @@ from tritonclient.utils import InferenceServerException
 from songstarter import contract
 from songstarter.key import Key
 from songstarter_client.address import Address
-from songstarter_client.errors import NoServer, RefusedKey, SongstarterError, Unavailable, of_code, of_stream
-from songstarter_client.fields import InputTensor
+from songstarter_client.errors import (
+    NoServer,
+    RefusedKey,
+    SongstarterError,
+    Unavailable,
+    UntrustedServer,
+    of_code,
+    of_stream,
+)
+from songstarter_client.outgoing import Outgoing
 from songstarter_client.transport import Transport
+from songstarter_client.trust import Trust
 
 CHANNEL = [
     # Eight songs of 30 s as WAV are 31 MB, and a melody may be 25 MB: no bound but Triton's own.
@@ -26,26 +35,46 @@ CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     # As over HTTP: the address given is the one connected to, whatever http_proxy says.
     ("grpc.enable_http_proxy", 0),
+    # A host's name may have several addresses, one for each server: they are asked in turns, not the first one alone.
+    ("grpc.lb_policy_name", "round_robin"),
 ]
 
 # What gRPC itself reports, as UNAVAILABLE, where there was no server to say anything.
-UNREACHED = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
+UNREACHED = (
+    "connections to all backends failing",
+    "failed to connect to all addresses",
+    "DNS resolution failed",
+    "errors resolving",
+)
 BROKEN_OFF = ("Socket closed", "Connection reset", "recvmsg", "Stream removed", "GOAWAY")
+# Why there was none, by words of the same message; the first that fits counts.
+REASONS: tuple[tuple[tuple[str, ...], Callable[[Address], SongstarterError]], ...] = (
+    (("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed"), UntrustedServer.at),
+    (("Socket closed", "missing selected ALPN"), NoServer.of_another_protocol),
+    (("",), NoServer.at),
+)
 
 RESTRICTED = "This protocol is restricted"  # Triton calls a wrong key UNAVAILABLE
 
 
-def connect(address: Address, key: Key | None) -> Transport:
-    client = triton.InferenceServerClient(str(address), channel_args=CHANNEL)
+def connect(address: Address, key: Key | None, trust: Trust | None) -> Transport:
+    credentials = grpc.ssl_channel_credentials(trust.pem) if trust else None
+    client = triton.InferenceServerClient(str(address), creds=credentials, channel_args=CHANNEL)
     headers = key.grpc_metadata if key else {}
-    return Transport(triton, client, (InferenceServerException,), partial(_explained, address), headers, _messages)
+    failures, explain = (InferenceServerException,), partial(_explained, address)
+    return Transport(triton, client, failures, explain, headers, _messages, notices_who_hangs_up=True)
 
 
-async def _messages(transport: Transport, tensors: Sequence[InputTensor]) -> AsyncGenerator[Mapping[str, Any], None]:
+async def _messages(transport: Transport, outgoing: Outgoing) -> AsyncGenerator[Mapping[str, Any], None]:
     """The stream ends when the server has nothing left to say to its one request."""
 
     async def requests() -> AsyncIterator[dict[str, Any]]:
-        yield {"model_name": contract.STREAM_MODEL, "inputs": transport.inputs(tensors)}
+        yield {
+            "model_name": contract.STREAM_MODEL,
+            "inputs": transport.inputs(outgoing.tensors),
+            "request_id": outgoing.request_id,
+            "parameters": dict(outgoing.parameters),
+        }
 
     answers = transport.client.stream_infer(requests(), headers=dict(transport.headers))
     try:
@@ -65,7 +94,7 @@ def _explained(address: Address, failure: Exception) -> SongstarterError:
     code = str(failure.status()).removeprefix("StatusCode.")
     message = str(failure.message())
     if code == "UNAVAILABLE" and message.startswith(UNREACHED):
-        return NoServer.of_another_protocol(address) if "Socket closed" in message else NoServer.at(address)
+        return next(reason(address) for words, reason in REASONS if any(word in message for word in words))
     if code == "UNAVAILABLE" and message.startswith(BROKEN_OFF):
         return Unavailable(f"the server at {address} ended the connection before it had answered")
     if code == "UNAVAILABLE" and message.startswith(RESTRICTED):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -16,33 +17,55 @@ from tritonclient.utils import InferenceServerException
 from songstarter import contract
 from songstarter.key import Key
 from songstarter_client.address import Address
-from songstarter_client.errors import NoServer, RefusedKey, SongstarterError, Unavailable, of_code, of_stream
+from songstarter_client.errors import (
+    NoServer,
+    RefusedKey,
+    SongstarterError,
+    Unavailable,
+    UntrustedServer,
+    of_code,
+    of_stream,
+)
 from songstarter_client.fields import InputTensor
+from songstarter_client.outgoing import Outgoing
 from songstarter_client.transport import Transport
+from songstarter_client.trust import Trust
+
+# What aiohttp itself reports, where there was no server to say anything; the first that fits counts.
+REASONS: tuple[tuple[type[Exception], Callable[[Address], SongstarterError]], ...] = (
+    (aiohttp.ClientConnectorCertificateError, UntrustedServer.at),
+    (aiohttp.ClientConnectorError, NoServer.at),
+    (aiohttp.ClientResponseError, NoServer.of_another_protocol),
+)
 
 FORBIDDEN = "403"
 DATA = b"data: "
 CONNECTIONS = 0  # as many as there are requests: none waits here for another
 
 
-def connect(address: Address, key: Key | None) -> Transport:
+def connect(address: Address, key: Key | None, trust: Trust | None) -> Transport:
     # conn_timeout would bound a whole request; how long one may take is the caller's decision.
     headers = key.http_headers if key else {}
-    client = triton.InferenceServerClient(str(address), conn_limit=CONNECTIONS, conn_timeout=None)
-    failures = (InferenceServerException, aiohttp.ClientError)
-    return Transport(triton, client, failures, partial(_explained, address), headers, partial(_messages, address))
+    tls = trust.context if trust else None
+    client = triton.InferenceServerClient(
+        str(address), conn_limit=CONNECTIONS, conn_timeout=None, ssl=address.secure, ssl_context=tls
+    )
+    failures, explain = (InferenceServerException, aiohttp.ClientError), partial(_explained, address)
+    messages = partial(_messages, address, tls)
+    return Transport(triton, client, failures, explain, headers, messages, notices_who_hangs_up=False)
 
 
 async def _messages(
-    address: Address, transport: Transport, tensors: Sequence[InputTensor]
+    address: Address, tls: ssl.SSLContext | None, transport: Transport, outgoing: Outgoing
 ) -> AsyncGenerator[Mapping[str, Any], None]:
     """Server-sent events, by a connection of their own; tritonclient knows none."""
-    url = f"http://{address}/v2/models/{contract.STREAM_MODEL}/generate_stream"
-    body = {tensor.name: _plain(tensor) for tensor in tensors} | {"output_encoding": "base64"}
+    url = f"{address.url}/v2/models/{contract.STREAM_MODEL}/generate_stream"
+    inputs = {tensor.name: _plain(tensor) for tensor in outgoing.tensors} | {"output_encoding": "base64"}
+    body = {"id": outgoing.request_id, **outgoing.parameters, **inputs}
     unbounded = aiohttp.ClientTimeout(total=None)
     async with (
         aiohttp.ClientSession(timeout=unbounded) as session,
-        session.post(url, json=body, headers=dict(transport.headers)) as response,
+        session.post(url, json=body, headers=dict(transport.headers), ssl=tls or True) as response,
     ):
         if response.status != HTTPStatus.OK:
             raise _refusal(response.status, await response.text())
@@ -89,8 +112,7 @@ def _explained(address: Address, failure: Exception) -> SongstarterError:
         if str(failure.status()) == FORBIDDEN:
             return RefusedKey.by(address)
         return of_code(str(failure.status()), str(failure.message()))
-    if isinstance(failure, aiohttp.ClientConnectorError):
-        return NoServer.at(address)
-    if isinstance(failure, aiohttp.ClientResponseError):
-        return NoServer.of_another_protocol(address)
+    for kind, reason in REASONS:
+        if isinstance(failure, kind):
+            return reason(address)
     return Unavailable(f"the server at {address} ended the connection before it had answered")

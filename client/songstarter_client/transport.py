@@ -14,6 +14,8 @@ from songstarter_client.address import Address
 from songstarter_client.chunk import Chunk
 from songstarter_client.errors import RequestFailed, SongstarterError
 from songstarter_client.fields import InputTensor
+from songstarter_client.outgoing import Outgoing
+from songstarter_client.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,7 @@ class Answer:
 class Messages(Protocol):
     """How a stream's messages come over one protocol; closed early, the request is cancelled."""
 
-    def __call__(
-        self, transport: Transport, tensors: Sequence[InputTensor]
-    ) -> AsyncGenerator[Mapping[str, Any], None]: ...
+    def __call__(self, transport: Transport, outgoing: Outgoing) -> AsyncGenerator[Mapping[str, Any], None]: ...
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,30 @@ class Transport:
     explain: Callable[[Exception], SongstarterError]
     headers: Mapping[str, str]
     messages: Messages
+    notices_who_hangs_up: bool  # whether Triton does, before it has an answer
 
-    async def infer(self, tensors: Sequence[InputTensor]) -> Answer:
+    async def infer(self, outgoing: Outgoing, seconds: float) -> Answer:
+        """The answer, which is waited for no longer than so many seconds; nor shall the server work on it longer."""
+        if not self.notices_who_hangs_up:
+            outgoing = outgoing.given_up_after(seconds)
         wanted = [self.triton.InferRequestedOutput(tensor.name) for tensor in contract.OUTPUTS]
-        inputs = self.inputs(tensors)
         try:
-            result = await self.client.infer(contract.PUBLIC_MODEL, inputs, outputs=wanted, headers=dict(self.headers))
+            result = await self.client.infer(
+                contract.PUBLIC_MODEL,
+                self.inputs(outgoing.tensors),
+                outputs=wanted,
+                request_id=outgoing.request_id,
+                parameters=dict(outgoing.parameters),
+                headers=dict(self.headers),
+            )
         except self.failures as failure:
             raise self.explain(failure) from failure
         return _answer(result)
 
-    async def stream(self, tensors: Sequence[InputTensor]) -> AsyncGenerator[Chunk, None]:
+    async def stream(self, outgoing: Outgoing) -> AsyncGenerator[Chunk, None]:
         """The answer of the streaming model, message by message; closed early, the request is cancelled."""
         try:
-            async with aclosing(self.messages(self, tensors)) as messages:
+            async with aclosing(self.messages(self, outgoing)) as messages:
                 async for message in messages:
                     yield Chunk.of(message)
         except self.failures as failure:
@@ -81,10 +91,13 @@ class Transport:
         return sent
 
 
-def connect(address: Address, key: Key | None = None) -> Transport:
-    """A transport to address, to be used and closed in the running event loop; nothing is sent yet."""
+def connect(address: Address, key: Key | None, trust: Trust | None) -> Transport:
+    """A transport to address, by TLS where there is trust, to be used and closed in the running event loop.
+
+    Nothing is sent yet.
+    """
     over: Any = import_module(f"songstarter_client.over_{address.protocol}")
-    transport: Transport = over.connect(address, key)
+    transport: Transport = over.connect(address, key, trust)
     return transport
 
 

@@ -111,7 +111,7 @@ def test_each_failure_has_its_exit_code_and_one_sentence(
     [
         (["p", "--url", "127.0.0.1:{port}"], 3, "no server answers at 127.0.0.1:{port}; start one with"),
         (["p", "--url", "http://127.0.0.1:{port}"], 3, "no server answers at 127.0.0.1:{port}; start one with"),
-        (["p", "--url", "smb://x"], 2, "url: found 'smb://x', allowed is grpc or http as protocol"),
+        (["p", "--url", "smb://x"], 2, "url: found 'smb://x', allowed is grpc or http or grpcs or https as protocol"),
         (["p", "--input-audio", "none.wav"], 2, "input_audio: found 'none.wav' (No such file or directory)"),
         (["p", "--seed", "many"], 2, "argument --seed: invalid int value: 'many'"),
         (["p", "--output-format", "ogg"], 2, "argument --output-format: invalid choice: 'ogg'"),

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from relay import Relay
 from triton_for_client import Addresses, free_port, received
 
 from songstarter_client import (
@@ -148,33 +149,6 @@ def test_the_other_protocols_port_is_told_apart(triton: Addresses) -> None:
             client.generate("anyone?")
 
 
-class Relay:
-    """Passes bytes on between its own port and a server's, until it is cut."""
-
-    def __init__(self, server_port: int) -> None:
-        self._server_port = server_port
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def open(self) -> int:
-        self._listener = await asyncio.start_server(self._relay, "127.0.0.1", 0)
-        return int(self._listener.sockets[0].getsockname()[1])
-
-    def cut(self) -> None:
-        self._listener.close()
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-        self._writers += [writer, server_writer]
-        await asyncio.gather(_pass_on(reader, server_writer), _pass_on(server_reader, writer), return_exceptions=True)
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-
-
 def test_a_connection_cut_while_the_song_is_made_is_unavailable(url: str) -> None:
     scheme, _, port = url.rpartition(":")
 
@@ -184,7 +158,7 @@ def test_a_connection_cut_while_the_song_is_made_is_unavailable(url: str) -> Non
             assert (await client.generate(seed=4)).seed == 4
             waiting = asyncio.create_task(client.generate("slow"))
             await asyncio.sleep(0.2)
-            relay.cut()
+            await relay.cut()
             await waiting
 
     with pytest.raises(Unavailable, match=r"ended the connection before it had answered$"):
@@ -202,8 +176,9 @@ def test_a_server_that_accepts_and_says_nothing_is_a_timeout(scheme: str) -> Non
 @pytest.mark.parametrize(
     ("url", "protocol", "allowed"),
     [
-        ("ftp://127.0.0.1:8001", None, "grpc or http as protocol"),
-        ("http://127.0.0.1:8000", "grpc", "grpc as protocol"),
+        ("ftp://127.0.0.1:8001", None, "grpc or http or grpcs or https as protocol"),
+        ("http://127.0.0.1:8000", "grpc", "grpc or grpcs as protocol"),
+        ("grpcs://127.0.0.1:8000", "http", "http or https as protocol"),
         ("127.0.0.1:port", None, "HOST"),
         ("127.0.0.1:70000", None, "HOST"),
         ("127.0.0.1:8000/v2", None, "HOST"),

@@ -12,6 +12,7 @@ import pytest
 from songstarter import contract
 from songstarter_client import Song
 from songstarter_client.fields import AudioFormat, Fields, Normalization
+from songstarter_client.outgoing import HANDLING
 from songstarter_client.song import slug
 
 SONG = Song("synth, dark, A minor, 140 bpm", (b"first", b"second"), "wav", 42, 32000)
@@ -80,6 +81,6 @@ def test_a_song_shows_itself_without_its_bytes() -> None:
 
 def test_the_typed_fields_are_the_contracts() -> None:
     public = {field.name for field in contract.FIELDS} - {"prompt", "output_encoding"}
-    assert get_type_hints(Fields).keys() == public
+    assert get_type_hints(Fields).keys() == public | {field.name for field in HANDLING}
     assert get_args(Normalization) == contract.NORMALIZATIONS
     assert get_args(AudioFormat) == contract.FORMATS

@@ -30,6 +30,7 @@ from songstarter_client import (
 )
 from songstarter_client.errors import of_stream
 from songstarter_client.fields import StreamFields, StreamFormat
+from songstarter_client.outgoing import HANDLING
 
 COMMAND = (sys.executable, "-m", "songstarter.cli", "generate")
 
@@ -178,7 +179,7 @@ def test_bad_usage_is_said_before_anything_is_sent(arguments: list[str], said: s
 
 def test_the_typed_fields_are_the_contracts() -> None:
     public = {field.name for field in contract.STREAM_FIELDS} - {"prompt", "output_encoding"}
-    assert get_type_hints(StreamFields).keys() == public
+    assert get_type_hints(StreamFields).keys() == public | {field.name for field in HANDLING}
     assert get_args(StreamFormat) == contract.STREAM_FORMATS
     assert set(inspect.get_annotations(Chunk)) == {tensor.name for tensor in contract.STREAM_OUTPUTS}
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import Certificate
+from relay import Relay, running
 
 from songstarter.cli import main
 from songstarter.server.launch import Ports
@@ -97,6 +99,20 @@ def test_arrivals_over_http_show_in_prometheus_while_they_last(
     assert [(level["loop"], level["load"], level["errors"]) for level in found] == [("open", 2.0, {})]
     assert found[0]["stages"]  # an HTTP address is where the statistics are, too
     assert any('songstarter_bench_load{loop="open"} 2.0' in text for text in seen)
+
+
+def test_a_server_behind_tls_is_loaded_and_its_statistics_are_read(
+    songs: Server, scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificate = Certificate.made(tmp_path)
+    grpc, http = (Relay(port, certificate.context) for port in (songs.ports.grpc, songs.ports.http))
+    with running(grpc) as grpc_port, running(http) as http_port:
+        arguments = ["--url", f"grpcs://127.0.0.1:{grpc_port}", "--statistics", f"https://127.0.0.1:{http_port}"]
+        arguments += ["--ca-file", str(certificate.file), "--scenario", scenario, "--concurrency", "1"]
+        assert main(["bench", *arguments, "--requests", "1"]) == 0
+    level = last_line(capsys.readouterr().out)["levels"][0]
+    assert level["errors"] == {}
+    assert level["stages"]
 
 
 def test_refusals_are_counted_by_kind(songs: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

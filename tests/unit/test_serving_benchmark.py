@@ -450,8 +450,13 @@ def test_bad_usage_is_refused(words: list[str], capsys: pytest.CaptureFixture[st
 
 
 def test_statistics_are_looked_for_where_triton_has_its_http_port() -> None:
-    assert http_address("10.0.0.1:8001") == "10.0.0.1:8000"
-    assert http_address("http://10.0.0.1:9000") == "10.0.0.1:9000"
+    assert http_address("10.0.0.1:8001").url == "http://10.0.0.1:8000"
+    assert http_address("http://10.0.0.1:9000").url == "http://10.0.0.1:9000"
+
+
+def test_a_proxy_with_tls_is_taken_to_route_both_protocols_by_one_port() -> None:
+    assert http_address("grpcs://songs.example").url == "https://songs.example:443"
+    assert http_address("https://songs.example:8443").url == "https://songs.example:8443"
 
 
 def test_a_player_falls_silent_as_long_as_its_next_chunk_is_late() -> None:

@@ -27,20 +27,21 @@ class TritonPythonModel:
     def execute(self, requests):
         for request in requests:
             received = {name: tensor for name in self.names if (tensor := _tensor(request, name)) is not None}
+            beside = {"id": request.request_id(), "parameters": json.loads(request.parameters() or "{}")}
             sender = request.get_response_sender()
-            threading.Thread(target=self._answer, args=(received, sender), daemon=True).start()
+            threading.Thread(target=self._answer, args=(received, beside, sender), daemon=True).start()
         return [None] * len(requests)
 
-    def _answer(self, received, sender):
+    def _answer(self, received, beside, sender):
         try:
-            response = pb_utils.InferenceResponse(self._outputs(received, sender))
+            response = pb_utils.InferenceResponse(self._outputs(received, beside, sender))
         except pb_utils.TritonModelException as refusal:
             response = pb_utils.InferenceResponse(error=refusal.args[0])
         except Exception as problem:
             response = pb_utils.InferenceResponse(error=pb_utils.TritonError(repr(problem)))
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _outputs(self, received, sender):
+    def _outputs(self, received, beside, sender):
         prompt = _value(received, "prompt", b"").decode()
         seed = _value(received, "seed", -1)
         self._misbehave(prompt, seed, sender)
@@ -48,7 +49,8 @@ class TritonPythonModel:
             raise _refusal(f"duration: found {duration}, allowed is above 0 up to 30", "INVALID_ARG")
         padding = int(duration * SAMPLE_RATE) * 4 if prompt == "big" else 0
         count = _value(received, "num_outputs", 4)
-        echo = {"inputs": _described(received), "cancelled": len(self.cancelled)}
+        counts = {"cancelled": len(self.cancelled), "attempts": self.attempts[seed]}
+        echo = {"inputs": _described(received), **beside, **counts}
         files = [_wav({"variation": i, **echo}, padding) for i in range(count)]
         if _value(received, "output_encoding", b"data_uri") != b"raw":
             files = [b"data:audio/wav;base64," + base64.b64encode(file) for file in files]
@@ -62,6 +64,8 @@ class TritonPythonModel:
         self.attempts[seed] = self.attempts.get(seed, 0) + 1
         if prompt == "busy" or (prompt == "busy twice" and self.attempts[seed] <= 2):
             raise _refusal("the service is full: 16 takes are being made, 64 wait", "UNAVAILABLE")
+        if prompt == "late":
+            raise _refusal("the deadline of 1.5 s has passed", "UNAVAILABLE")
         if prompt == "broken":
             raise _refusal("variation 1 could not be finished", "INTERNAL")
         if prompt == "gone":
