@@ -247,6 +247,16 @@ def test_without_a_secret_the_waiver_is_written_down() -> None:
 
 
 @needs_helm
+def test_settings_become_arguments_that_the_server_understands() -> None:
+    settings = ("decoder.slots=4", "songstarter.max_requests=1000000", "songstarter.max_duration=90")
+    (server,) = pod(rendered(*(f"server.settings.{setting}" for setting in settings)))["containers"]
+    parser = argparse.ArgumentParser()
+    cli.configure(parser)
+    understood = parser.parse_args(server["args"][1:])
+    assert sorted(f"{name}={value}" for name, value in understood.set) == sorted(settings)
+
+
+@needs_helm
 def test_an_autoscaler_alone_decides_how_many_pods_there_are() -> None:
     for kind in ("none", "hpa", "keda"):
         objects = rendered(f"autoscaling.kind={kind}")
