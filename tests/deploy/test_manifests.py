@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 from manifests import CHART, DEPLOY, MANIFESTS, ROOT, Object, needs_helm, one, plain, pod, pods, render, rendered
 
+from benchmarks.hardware import BESIDE_DECODER_BYTES, MODELS, PRECISIONS, memory_of_slots
 from songstarter.server import cli
 from songstarter.server.server import GRACE
 
@@ -254,6 +256,22 @@ def test_settings_become_arguments_that_the_server_understands() -> None:
     cli.configure(parser)
     understood = parser.parse_args(server["args"][1:])
     assert sorted(f"{name}={value}" for name, value in understood.set) == sorted(settings)
+
+
+@needs_helm
+def test_the_install_without_a_gpu_that_the_readme_names_fits_into_its_memory() -> None:
+    (settings,) = re.findall(r"--set (gpu\.count=0,\S+)", (DEPLOY / "README.md").read_text())
+    objects = rendered(*settings.split(","))
+    (export,), (server,) = one(objects, "Job")["spec"]["template"]["spec"]["containers"], pod(objects)["containers"]
+    assert export["args"][1] == "nateraw/musicgen-songstarter-v0.2"  # of this model's dimensions
+    model = MODELS["stereo-melody-large"]
+    (precision,) = [arg.split("=")[1] for arg in export["args"] if arg.startswith("--precision=")]
+    (slots,) = [int(arg.split("=")[2]) for arg in server["args"] if arg.startswith("--set=decoder.slots=")]
+    form = PRECISIONS[precision]
+    keys_and_values = memory_of_slots(model, form, slots)
+    assert keys_and_values / 1e9 == pytest.approx(6.3, abs=0.05)  # the readme's figure
+    needed = keys_and_values + model.parameters * form.weight_bytes + BESIDE_DECODER_BYTES
+    assert needed < 0.9 * int(server["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
 
 
 @needs_helm
