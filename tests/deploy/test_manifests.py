@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonit
 from manifests import CHART, DEPLOY, MANIFESTS, ROOT, Object, needs_helm, one, plain, pod, pods, render, rendered
 
 from benchmarks.hardware import BESIDE_DECODER_BYTES, MODELS, PRECISIONS, memory_of_slots
+from export import cli as export_cli
 from songstarter.server import cli
 from songstarter.server.server import GRACE
 
@@ -82,6 +84,14 @@ def test_the_server_knows_every_argument_of_the_chart() -> None:
     understood, unknown = parser.parse_known_args(arguments)
     assert unknown == []
     assert understood.exit_timeout == 300
+
+
+def test_the_exporter_knows_every_argument_of_the_chart() -> None:
+    parser = argparse.ArgumentParser()
+    export_cli.configure(parser)
+    verb, *arguments = one(plain(), "Job")["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert verb == "export"
+    assert parser.parse_args(arguments).if_needed
 
 
 def test_whoever_reaches_the_service_needs_the_key_of_a_secret() -> None:
@@ -288,6 +298,53 @@ def test_another_checkpoint_is_exported_into_another_folder_by_another_job() -> 
     first, second = rendered(), rendered("modelStore.checkpoint=facebook/musicgen-small")
     assert one(first, "Job")["metadata"]["name"] != one(second, "Job")["metadata"]["name"]
     assert pod(first)["containers"][0]["args"] != pod(second)["containers"][0]["args"]
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    "change",
+    [
+        "modelStore.export.resources.limits.memory=64Gi",
+        "modelStore.export.hubTokenSecret=hub",
+        "modelStore.export.scratch=90Gi",
+        "image.pullPolicy=Always",
+    ],
+)
+def test_another_exporting_pod_is_another_job_that_exports_into_the_same_folder(change: str) -> None:
+    """A Job's pod cannot be changed: under the same name the upgrade would fail."""
+    first, second = one(rendered(), "Job"), one(rendered(change), "Job")
+    assert first["spec"]["template"] != second["spec"]["template"]
+    assert first["metadata"]["name"] != second["metadata"]["name"]
+    args = first["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert args == second["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert "--if-needed" in args
+
+
+@needs_helm
+def test_what_says_nothing_to_the_exporter_leaves_its_job_as_it_is() -> None:
+    first, second = rendered(), rendered("server.settings.decoder.slots=4", "resources.limits.memory=32Gi")
+    assert one(first, "Job") == one(second, "Job")
+
+
+@needs_helm
+def test_another_version_of_the_chart_alone_changes_no_pod(tmp_path: Path) -> None:
+    chart = shutil.copytree(CHART, tmp_path / "songstarter")
+    text = (chart / "Chart.yaml").read_text()
+    (chart / "Chart.yaml").write_text(text.replace("version: 0.1.0", "version: 0.1.1"))
+    command = [render.helm(), "template", "songstarter", str(chart), "--namespace=songstarter", "--skip-tests"]
+    other = [*yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout)]
+    for kind in ("Deployment", "Job"):
+        assert one(other, kind)["metadata"]["labels"] != one(rendered(), kind)["metadata"]["labels"]
+        assert one(other, kind)["spec"]["template"] == one(rendered(), kind)["spec"]["template"]
+    assert one(other, "Job")["metadata"]["name"] == one(rendered(), "Job")["metadata"]["name"]
+
+
+@needs_helm
+def test_a_long_release_s_job_has_a_name_that_kubernetes_takes() -> None:
+    command = [render.helm(), "template", "songstarter-of-a-team-with-a-rather-long-name-here", str(CHART)]
+    objects = [*yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout)]
+    (job,) = [found for found in objects if found and found["kind"] == "Job"]
+    assert len(job["metadata"]["name"]) <= 63  # it becomes a label of its pods
 
 
 @needs_helm
