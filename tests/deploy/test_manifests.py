@@ -227,6 +227,7 @@ ARCHIVE = (
     "modelStore.archive.url=https://models.example.com/songstarter.tar",
     f"modelStore.archive.sha256={'a' * 64}",
 )
+SCRAPED = "monitoring.serviceMonitor=true"
 CPU = ("gpu.count=0", "modelStore.device=cpu", "modelStore.precision=int8", "image.tag=0.1.0-cpu")
 
 
@@ -287,10 +288,49 @@ def test_the_install_without_a_gpu_that_the_readme_names_fits_into_its_memory() 
 @needs_helm
 def test_an_autoscaler_alone_decides_how_many_pods_there_are() -> None:
     for kind in ("none", "hpa", "keda"):
-        objects = rendered(f"autoscaling.kind={kind}")
+        objects = rendered(f"autoscaling.kind={kind}", SCRAPED)
         autoscalers = {found["kind"] for found in objects} & {"HorizontalPodAutoscaler", "ScaledObject"}
         assert autoscalers == {"none": set(), "hpa": {"HorizontalPodAutoscaler"}, "keda": {"ScaledObject"}}[kind]
         assert ("replicas" in one(objects, "Deployment")["spec"]) == (kind == "none")
+
+
+@needs_helm
+def test_the_values_for_keda_have_the_pods_scraped_too() -> None:
+    text = render.template(CHART.parent / "keda-values.yaml")
+    kinds = {found["kind"] for found in yaml.safe_load_all(text) if found}
+    assert {"ScaledObject", "ServiceMonitor"} <= kinds
+
+
+@needs_helm
+def test_no_answer_is_no_idleness_unless_there_are_no_pods() -> None:
+    some = scaled_object()
+    none = scaled_object("autoscaling.minReplicas=0", "autoscaling.keda.arrivalsQuery=sum(x)")
+    for found, without_pods in ((some, False), (none, True)):
+        waiting, playing = [trigger["metadata"] for trigger in found["triggers"][:2]]
+        assert {waiting["ignoreNullValues"], playing["ignoreNullValues"]} == {"false"}
+        assert ("or (vector(0) unless on () up{" in waiting["query"]) == without_pods
+        assert ("or (vector(0) unless on () up{" in playing["query"]) == without_pods
+    assert none["triggers"][2]["metadata"]["ignoreNullValues"] == "true"
+
+
+@needs_helm
+def test_keda_falls_back_to_a_number_of_pods_if_there_is_one_and_always_are_some() -> None:
+    """KEDA multiplies it with the threshold's whole part, which must not be 0."""
+    assert "fallback" not in scaled_object()
+    found = scaled_object("autoscaling.keda.fallbackReplicas=3")
+    assert found["fallback"] == {"failureThreshold": 20, "replicas": 3}
+    assert [trigger["metadata"]["threshold"] for trigger in found["triggers"]] == ["25", "75"]
+    assert all(trigger["metadata"]["query"].startswith("100 * sum(") for trigger in found["triggers"])
+    to_nothing = ("autoscaling.minReplicas=0", "autoscaling.keda.arrivalsQuery=sum(x)")
+    assert "fallback" not in scaled_object("autoscaling.keda.fallbackReplicas=3", *to_nothing)
+
+
+def scaled_object(*settings: str) -> Object:
+    """What KEDA is asked for; valid to the letter."""
+    found = one(rendered("autoscaling.kind=keda", SCRAPED, *settings), "ScaledObject")
+    assert through_model("ScaledObject", found) == found
+    spec: Object = found["spec"]
+    return spec
 
 
 @needs_helm

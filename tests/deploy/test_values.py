@@ -79,6 +79,8 @@ def test_right_values_pass(changes: Object) -> None:
         {"autoscaling": {"kind": "both"}},
         {"autoscaling": {"kind": "hpa", "minReplicas": 0}},
         {"autoscaling": {"kind": "keda", "minReplicas": 0}},  # nothing would start the first pod
+        {"autoscaling": {"keda": {"fallbackReplicas": -1}}},
+        {"autoscaling": {"scrapedElsewhere": "yes"}},
         {"autoscaling": {"scaleDownSeconds": 30}},
         {"autoscaling": {"slotsInUse": 1.5}},
         {"server": {"ports": {"http": 80}}},
@@ -113,6 +115,16 @@ def test_the_schema_knows_every_setting_of_the_server() -> None:
     shared = SCHEMA["definitions"]["publicModel"]["properties"]
     known = {model: set(properties[model].get("properties", shared)) for model in properties}
     assert known == {model: set(parameters(ROOT / "model_repository", model)) for model in MODELS}
+
+
+@needs_helm
+@pytest.mark.parametrize("kind", ["hpa", "keda"])
+def test_an_autoscaler_without_metrics_is_refused_with_a_sentence(kind: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        rendered(f"autoscaling.kind={kind}")
+    assert f"autoscaling.kind is {kind}, which needs the pods' metrics in Prometheus" in refused.value.stderr
+    assert "set monitoring.serviceMonitor=true, or autoscaling.scrapedElsewhere=true" in refused.value.stderr
+    assert rendered(f"autoscaling.kind={kind}", "autoscaling.scrapedElsewhere=true")
 
 
 @pytest.mark.parametrize("name", ["precision", "device"])
