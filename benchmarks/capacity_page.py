@@ -83,8 +83,10 @@ nothing changes. Up by the least that was wanted in the last {rule.up_window:g} 
 in the last {rule.down_window:g} s, and by {DOWN[0].pods} pod in {DOWN[0].period:g} s.
 KEDA goes to no pods after {rule.down_window:g} s without anyone; whoever comes then waits for a pod to start.
 
-Simulated are Poisson arrivals along an assumed day (seed {day.seed}). A request goes to a pod by chance,
-as a Service sends it, and all its songs stay there; at most {MAX_WAITING} wait in a pod. "Waited" is until the last
+Simulated are Poisson arrivals along an assumed day (seed {day.seed}). A request goes to a pod by chance
+and all its songs stay there: so it is with a connection for each request, and no worse with a balancer that spreads
+calls or gRPC over the headless Service; the plain Service sends all calls of a gRPC connection to one pod
+([deploy/README.md](../deploy/README.md)). At most {MAX_WAITING} wait in a pod. "Waited" is until the last
 of a request's songs has its slot. Metrics are seen without delay. Pods leave after their last song, the youngest
 first, and are paid for from the decision to start them until they are gone. While no pod serves, callers try
 again for up to {PATIENCE:g} s, and then count as refused.

@@ -42,7 +42,7 @@ def test_core_objects_are_valid_to_the_letter(found: Object, version: str) -> No
 
 
 def test_the_validator_finds_a_field_that_does_not_exist() -> None:
-    broken = {**one(CORE, "Service"), "specc": {}}
+    broken = {**one(CORE, "Service", "songstarter"), "specc": {}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, VERSIONS[-1], strict=True)
 
@@ -181,12 +181,21 @@ def test_services_budgets_and_policies_choose_the_servers_alone() -> None:
     job_labels = one(objects, "Job")["spec"]["template"]["metadata"]["labels"]
     server_policy = next(found for found in objects if found["kind"] == "NetworkPolicy")
     for selector in (
-        one(objects, "Service")["spec"]["selector"],
+        one(objects, "Service", "songstarter")["spec"]["selector"],
+        one(objects, "Service", "songstarter-headless")["spec"]["selector"],
         one(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
         server_policy["spec"]["podSelector"]["matchLabels"],
     ):
         assert selector.items() <= labels.items()
         assert not selector.items() <= job_labels.items()
+
+
+def test_a_client_can_have_the_addresses_of_all_pods_and_prometheus_has_them_once() -> None:
+    service, headless = (one(plain(), "Service", name) for name in ("songstarter", "songstarter-headless"))
+    assert headless["spec"]["clusterIP"] == "None"
+    (grpc,) = headless["spec"]["ports"]
+    assert grpc in service["spec"]["ports"]
+    assert one(plain(), "ServiceMonitor")["spec"]["endpoints"][0]["port"] != grpc["name"]
 
 
 def test_a_server_may_call_nobody() -> None:
@@ -214,7 +223,7 @@ def test_the_adapter_serves_what_the_autoscaler_asks_for() -> None:
 
 
 def test_the_service_monitor_finds_the_service_s_metrics_port() -> None:
-    service, monitor = one(plain(), "Service"), one(plain(), "ServiceMonitor")
+    service, monitor = one(plain(), "Service", "songstarter"), one(plain(), "ServiceMonitor")
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
     assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "songstarter"  # rules ask for this job
