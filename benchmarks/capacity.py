@@ -80,7 +80,7 @@ def document(plan: Plan, found: Sequence[Fleet]) -> dict[str, Any]:
         "rows": [asdict(row) for row in plan.rows],
         "day": {
             "hardware": plan.day.machine.hardware,
-            "basis": plan.day.machine.basis,
+            "basis": plan.day.basis,
             "slots": plan.day.slots,
             "seed": plan.day.seed,
             "rule": asdict(plan.day.rule),
@@ -91,7 +91,8 @@ def document(plan: Plan, found: Sequence[Fleet]) -> dict[str, Any]:
 
 def _page(plan: Plan, found: Sequence[Fleet]) -> Page:
     take = [plan.wish.take_seconds]
-    typical = [row for one in plan.machines for row in rows([one], [min(SLOTS, one.most_songs)], take, plan.wish)]
+    able = [one for one in plan.machines if one.most_songs]
+    typical = [row for one in able for row in rows([one], [min(SLOTS, one.most_songs)], take, plan.wish)]
     precision = plan.machines[0].precision
     alike = [one for one in plan.machines if (one.model, one.precision) == (plan.model, precision)]
     return Page(
@@ -159,12 +160,13 @@ def _without_measured(predicted: Sequence[StepTimes], measured: Sequence[StepTim
 
 def _machine(machines: Sequence[StepTimes], parsed: argparse.Namespace) -> StepTimes:
     """The day's: of its precisions the first."""
-    able = [machine for machine in machines if machine.knows(parsed.take)]
+    able = [machine for machine in machines if machine.knows(parsed.take) and machine.most_songs]
     named = [machine for machine in able if machine.hardware == parsed.hardware]
     if not named:
         known = ", ".join(dict.fromkeys(machine.hardware for machine in able))
         raise SystemExit(
-            f"no hardware is called {parsed.hardware!r} and has times for songs of {parsed.take} s; there are: {known}"
+            f"no hardware is called {parsed.hardware!r} and has memory and times for songs of {parsed.take} s;"
+            f" there are: {known}"
         )
     return next((machine for machine in named if machine.model == parsed.model), named[0])
 

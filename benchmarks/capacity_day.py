@@ -66,6 +66,10 @@ class Day:
     seed: int
 
     @property
+    def basis(self) -> str:
+        return self.machine.basis(range(1, self.slots + 1), self.wish.take_seconds)
+
+    @property
     def pods(self) -> Pods:
         step_ms = [self.machine.milliseconds(songs, self.wish.take_seconds) for songs in range(1, self.slots + 1)]
         seconds = (0.0, *(step / 1e3 for step in step_ms))

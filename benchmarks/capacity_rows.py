@@ -59,7 +59,7 @@ def row_of(machine: StepTimes, songs: int, take_seconds: int, wish: Wish) -> Row
     needed, available = _memory(machine, songs)
     return Row(
         hardware=machine.hardware,
-        basis=machine.basis,
+        basis=machine.basis([songs], take_seconds),
         model=machine.model,
         precision=machine.precision,
         songs=songs,

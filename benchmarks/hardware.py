@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.roofline import Traffic
-from benchmarks.shapes import PREFIX
+from benchmarks.shapes import FRAMES_PER_SECOND, LATEST_COLUMNS, MELODY_FRAMES, PREFIX
+from export.positions import MAX_TOKENS, positions_of
+from songstarter.stages.decoder import KEPT_ROWS
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 
 VOCABULARY = 2048
 TEXT_WIDTH = 768  # of T5-base
 PITCHES = 12
 TEXT_POSITIONS = 12  # a short prompt
+TEXT_BYTES = 4  # of a key or value of a text that is attended to: fp32 in every precision
 GIB = 2**30
 # Text encoder, melody and audio codec, and what a runtime needs to compute with.
 BESIDE_DECODER_BYTES = 3 * 10**9
@@ -35,6 +38,15 @@ class Model:
     def prefix(self) -> int:
         """Positions a step reads beside the song's own columns."""
         return TEXT_POSITIONS if self.attends_to_text else PREFIX
+
+    @property
+    def positions(self) -> int:
+        """The longest context that a slot has memory for."""
+        melody = None if self.attends_to_text else MELODY_FRAMES
+        longest: int = positions_of(
+            melody_frames=melody, frames_per_second=FRAMES_PER_SECOND, latest_column=LATEST_COLUMNS
+        )
+        return longest
 
     @property
     def read_parameters(self) -> int:
@@ -100,9 +112,11 @@ class Gpu:
         return int(self.memory * USABLE_MEMORY) - weights - BESIDE_DECODER_BYTES
 
 
-def memory_of_song(model: Model, precision: Precision, positions: int) -> int:
-    """Bytes of keys and values that a slot of so many positions takes."""
-    return ROWS_PER_SLOT * positions * precision.traffic(model).per_position
+def memory_of_slots(model: Model, precision: Precision, slots: int) -> int:
+    """Bytes of keys and values that a decoder of so many slots takes at its start, those of kept rows too."""
+    rows = slots * ROWS_PER_SLOT
+    text = rows * MAX_TOKENS * 2 * model.layers * model.hidden * TEXT_BYTES if model.attends_to_text else 0
+    return (rows + KEPT_ROWS) * model.positions * precision.traffic(model).per_position + text
 
 
 GPUS = {

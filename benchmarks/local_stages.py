@@ -8,12 +8,13 @@ import threading
 from collections.abc import Generator
 from pathlib import Path
 
+from songstarter.contract import DECODER
 from songstarter.engine.order import OrderDesk, Response, outputs
 from songstarter.faces.stages import Tensors
+from songstarter.settings import parameters
 from songstarter.stages.session import Session
 
 COUNT = re.compile(r"instance_group \[ \{ kind: \w+ count: (\d+) \} \]")
-PARAMETER = re.compile(r'parameters \{ key: "(\w+)" value \{ string_value: "(\d+)" \} \}')
 
 
 class Instances:
@@ -26,7 +27,7 @@ class Instances:
     @classmethod
     def of(cls, folder: Path) -> Instances:
         config = (folder / "config.pbtxt").read_text()
-        threads = int(dict(PARAMETER.findall(config))["intra_op_thread_count"])
+        threads = int(parameters(folder.parent, folder.name)["intra_op_thread_count"])
         count = COUNT.search(config)
         assert count is not None
         return cls(Session(folder / "1" / "model.onnx", threads=threads, spins=False), int(count[1]))
@@ -49,7 +50,7 @@ class LocalStages:
     @classmethod
     def as_served(cls, repository: Path) -> LocalStages:
         """With the numbers of the decoder's own configuration."""
-        found = dict(PARAMETER.findall((repository / "decoder" / "config.pbtxt").read_text()))
+        found = parameters(repository, DECODER)
         numbers = {name: int(found[name]) for name in ("slots", "max_waiting", "threads")}
         return cls(repository, **numbers)
 

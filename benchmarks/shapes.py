@@ -16,7 +16,8 @@ from songstarter.checkpoint import exact_division
 FRAMES_PER_SECOND = 50
 HEAD_SIZE = 64
 LATEST_COLUMNS = 3  # the last codebooks run so many columns behind the first
-PREFIX = 247
+MELODY_FRAMES = 235
+PREFIX = MELODY_FRAMES + 12
 # Between two measured contexts a step's time is taken to be a straight line: attention's share grows evenly.
 MOST_APART = 400
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.hardware import CORE_PRICE, GPUS, Gpu, Model, Precision, memory_of_song
+from benchmarks.hardware import CORE_PRICE, GPUS, Gpu, Model, Precision, memory_of_slots
 from benchmarks.roofline import milliseconds
 from benchmarks.shapes import columns_of
 
 PREDICTED = "predicted, not measured"
+MEASURED = "measured:"
+ESTIMATED = "estimated from"  # neighbours, for want of a measurement of that many songs
 LONGEST_TAKE = 30  # seconds: a slot has memory for it
 
 
@@ -30,10 +32,6 @@ class StepTimes(Protocol):
     def precision(self) -> str: ...
 
     @property
-    def basis(self) -> str:
-        """Where the times come from, in words."""
-
-    @property
     def most_songs(self) -> int:
         """How many at once there are times for."""
 
@@ -43,6 +41,9 @@ class StepTimes(Protocol):
 
     def knows(self, take_seconds: int) -> bool:
         """Whether there are times for takes of this length."""
+
+    def basis(self, songs: Iterable[int], take_seconds: int) -> str:
+        """Where the times for these numbers of songs at once come from, in words."""
 
     def milliseconds(self, songs: int, take_seconds: int) -> float:
         """A step of so many songs at once, the mean along takes of this length."""
@@ -59,7 +60,6 @@ class Predicted:
     efficiency: float
     overhead_ms: float
     price: float
-    basis: str = PREDICTED
 
     @property
     def hardware(self) -> str:
@@ -74,14 +74,18 @@ class Predicted:
         return self.gpu.memory_for_songs(self.shape, self.form)
 
     def memory_needed(self, songs: int) -> int:
-        return songs * memory_of_song(self.shape, self.form, self.shape.prefix + columns_of(LONGEST_TAKE))
+        return memory_of_slots(self.shape, self.form, songs)
 
     @property
     def most_songs(self) -> int:
-        return max(0, self.memory_available // self.memory_needed(1))
+        kept = self.memory_needed(0)
+        return max(0, (self.memory_available - kept) // (self.memory_needed(1) - kept))
 
     def knows(self, take_seconds: int) -> bool:
         return 0 < take_seconds <= LONGEST_TAKE
+
+    def basis(self, songs: Iterable[int], take_seconds: int) -> str:
+        return PREDICTED
 
     def milliseconds(self, songs: int, take_seconds: int) -> float:
         # The context grows evenly, so its mean stands for the take.
@@ -97,7 +101,7 @@ class Measured:
     hardware: str
     model: str
     precision: str
-    basis: str
+    source: str
     price: float
     steps: dict[int, dict[int, float]]  # seconds of a take -> songs -> milliseconds
 
@@ -108,12 +112,16 @@ class Measured:
     def knows(self, take_seconds: int) -> bool:
         return take_seconds in self.steps
 
+    def basis(self, songs: Iterable[int], take_seconds: int) -> str:
+        measured = set(songs) <= set(self.steps[take_seconds])
+        return f"{MEASURED if measured else ESTIMATED} {self.source}"
+
     def milliseconds(self, songs: int, take_seconds: int) -> float:
         if not self.knows(take_seconds):
-            raise ValueError(f"{self.basis} has takes of {sorted(self.steps)} s, none of {take_seconds} s")
+            raise ValueError(f"{self.source} has takes of {sorted(self.steps)} s, none of {take_seconds} s")
         by_songs = self.steps[take_seconds]
         if songs > max(by_songs):
-            raise ValueError(f"{self.basis} has at most {max(by_songs)} songs at once, not {songs}")
+            raise ValueError(f"{self.source} has at most {max(by_songs)} songs at once, not {songs}")
         known = sorted(by_songs)
         if songs <= known[0]:
             return by_songs[known[0]]  # no faster than what was seen
@@ -134,14 +142,14 @@ def measured_in(folder: Path, prices: dict[str, float]) -> list[Measured]:
 def _measured(file: str, document: dict[str, Any], prices: dict[str, float]) -> Iterator[Measured]:
     facts = document["machine"]
     hardware = _hardware(facts)
-    basis = f"measured: {file}, revision {facts['revision']}"
+    source = f"{file}, revision {facts['revision']}"
     example = GPUS[hardware].price if hardware in GPUS else CORE_PRICE * facts["cores"]
     for precision in dict.fromkeys(case["precision"] for case in document["cases"]):
         steps: dict[int, dict[int, float]] = {}
         for case in (case for case in document["cases"] if case["precision"] == precision):
             steps.setdefault(case["take_seconds"], {})[case["songs"]] = case["ours_ms_per_step"]
         price = prices.get(hardware, example)
-        yield Measured(hardware, _model(document["size"]), precision, basis, price, steps)
+        yield Measured(hardware, _model(document["size"]), precision, source, price, steps)
 
 
 def _hardware(facts: dict[str, Any]) -> str:

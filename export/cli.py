@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from songstarter.checkpoint import Device, Precision
+from songstarter.checkpoint import Checkpoint, Device, Precision
+from songstarter.digests import require_unaltered
+from songstarter.errors import CheckpointError
 
 DESCRIPTION = (
     "CHECKPOINT is a hub id, a folder in the form of transformers or of audiocraft, "
@@ -25,12 +27,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the decoder's weights")
     parser.add_argument("--device", choices=get_args(Device), default="cpu", help="what the decoder will run on")
+    parser.add_argument(
+        "--if-needed", action="store_true", help="leave an export that stands there whole, in this precision and device"
+    )
     parser.add_argument("--text-encoder", metavar="FOLDER", help="stands in for the t5-base that a checkpoint names")
     parser.add_argument("--codec", metavar="FOLDER", help="stands in for the codec that a checkpoint names")
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, and print how far each graph is from its torch module; what goes wrong is raised."""
+    if args.if_needed and stands(args.into, args.precision, args.device):
+        print(f"{args.into} has an export in {args.precision} for {args.device} already, whole: nothing to do")
+        return 0
     with step("start torch"):
         from transformers.utils import logging
 
@@ -42,6 +50,16 @@ def run(args: argparse.Namespace) -> int:
     checks = export(wanted, args.into, step)
     print(f"\n{table(checks)}\n\n{args.checkpoint} stands in {args.into}: serve it with `songstarter serve`")
     return 0
+
+
+def stands(repository: Path, precision: Precision, device: Device) -> bool:
+    """Whether an export in this form is there, every file of it as it was written."""
+    try:
+        checkpoint = Checkpoint.read(repository)
+        require_unaltered(repository, checkpoint.digests)
+    except CheckpointError:
+        return False
+    return (checkpoint.decoder.precision, checkpoint.decoder.device) == (precision, device)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 from export.checkpoints import Loaded
 from export.codec_decoder import memory_of
 from export.melody_encoder import BLOCK, samples_of
-from songstarter.checkpoint import Checkpoint, Codec, Decoder, Device, Melody, Precision, Text
+from export.positions import MAX_TOKENS, WINDOW_SECONDS, positions_of
+from songstarter.checkpoint import Checkpoint, Codec, Decoder, Device, Melody, Precision, Text, exact_division
 from songstarter.contract import (
     CODEC_DECODER,
     CODEC_ENCODER,
@@ -16,11 +17,8 @@ from songstarter.contract import (
     TEXT_ENCODER,
 )
 
-MAX_TOKENS = 256  # of a prompt; the original knows no bound
 PAD_TO = 16  # tokens
 BLOCK_FRAMES = 250  # five seconds
-WINDOW_SECONDS = 30
-POSITION_STEP = 8
 
 
 def describe(loaded: Loaded, precision: Precision, device: Device) -> Checkpoint:
@@ -82,8 +80,9 @@ def _decoder(loaded: Loaded, melody: Melody | None, precision: Precision, device
 
 
 def _positions(loaded: Loaded, melody: Melody | None) -> int:
-    """The longest prefix, a window's frames, and the columns more that the delays need."""
-    prefix = melody.frames + MAX_TOKENS if melody else 0
-    frames = WINDOW_SECONDS * loaded.codec.config.sampling_rate // loaded.codec.config.hop_length
-    needed = prefix + frames + max(loaded.delays) + 1
-    return -(-needed // POSITION_STEP) * POSITION_STEP
+    codec = loaded.codec.config
+    return positions_of(
+        melody_frames=melody.frames if melody else None,
+        frames_per_second=exact_division(codec.sampling_rate, codec.hop_length),
+        latest_column=max(loaded.delays),
+    )

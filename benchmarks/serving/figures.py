@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks.serving.records import Record, Run
 from benchmarks.serving.triton import StageFigures
 
-PERCENTILES = (50, 90, 95, 99)
+# By how many seconds it takes to tell: of fewer, a percentile would be the slowest one by another name.
+PERCENTILES = {50: 1, 90: 10, 95: 20, 99: 100}
 SHORTEST_STALL = 0.001  # seconds; less is the clock's doing
 Loop = Literal["closed", "open"]
 Key = tuple[Loop, float]  # a load
@@ -20,17 +21,18 @@ Key = tuple[Loop, float]  # a load
 # An open loop is held while next to nothing fails and nearly all that arrives is answered in time.
 MOST_FAILED = 0.01
 LATENCY_GROWTH = 3.0  # times the median at the lowest rate, where no limit is given
+LEAST_REQUESTS = PERCENTILES[95]  # without which nothing is said
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Seconds that many requests took."""
+    """Seconds that many requests took; a percentile that they are too few for is None."""
 
     mean: float
     p50: float
-    p90: float
-    p95: float
-    p99: float
+    p90: float | None
+    p95: float | None
+    p99: float | None
     max: float
 
 
@@ -107,8 +109,10 @@ def _shares(runs: Sequence[Run], worth: Callable[[Record], float]) -> float:
 def spread(seconds: Sequence[float]) -> Spread | None:
     if not seconds:
         return None
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(seconds, PERCENTILES))
-    return Spread(float(np.mean(seconds)), p50, p90, p95, p99, float(np.max(seconds)))
+    p90, p95, p99 = (
+        percentile(seconds, share) if len(seconds) >= PERCENTILES[share] else None for share in (90, 95, 99)
+    )
+    return Spread(float(np.mean(seconds)), float(np.median(seconds)), p90, p95, p99, float(np.max(seconds)))
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
@@ -116,9 +120,15 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return float(np.percentile(values, share)) if values else None
 
 
-def held(found: Level, limit: float) -> bool:
-    """Whether a server bears a rate: no more than 1 % fails, and p95 latency stays within ``limit`` seconds."""
-    return found.latency is not None and found.failed_share <= MOST_FAILED and found.latency.p95 <= limit
+def held(found: Level, limit: float) -> bool | None:
+    """Whether a server bears a rate: no more than 1 % fails, and p95 latency stays within ``limit`` seconds.
+
+    None where fewer than ``LEAST_REQUESTS`` came, which say neither.
+    """
+    if found.requests < LEAST_REQUESTS:
+        return None
+    latency = found.latency.p95 if found.latency else None
+    return found.failed_share <= MOST_FAILED and latency is not None and latency <= limit
 
 
 def latency_limit(lowest: Level, wished: float | None) -> float:
@@ -133,7 +143,8 @@ def knee(levels: Sequence[Level], wished: float | None) -> float | None:
     rates = sorted((found for found in levels if found.loop == "open"), key=lambda found: found.load)
     best = None
     for found in rates:
-        if not held(found, latency_limit(rates[0], wished)):
+        verdict = held(found, latency_limit(rates[0], wished))
+        if verdict is False:
             break
-        best = found.load
+        best = found.load if verdict else best
     return best

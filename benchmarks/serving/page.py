@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.serving import plots
 from benchmarks.serving.figures import Level, knee
 from benchmarks.serving.plan import Plan
-from benchmarks.serving.report import CAVEAT, COMPARED, of_perfect, spread_words
+from benchmarks.serving.report import CAVEAT, COMPARED, few_words, of_perfect, spread_words, verdict
 from benchmarks.serving.run import Findings
 
 STYLE = """
@@ -44,6 +44,10 @@ def page(plan: Plan, findings: Findings, facts: Mapping[str, Any]) -> str:
         _pictures(plan, findings),
         "<h2>Loads</h2>",
         _levels(findings.levels),
+        *(
+            f'<p class="note">{escape(line)}</p>'
+            for line in [*few_words(findings.levels), *verdict(findings.levels, plan.latency_limit)]
+        ),
         *_bare(findings),
         *(_stages(found) for found in findings.levels if found.stages),
         "<h2>What was asked, and where</h2>",

@@ -61,7 +61,10 @@ def latency_against_rate(levels: Sequence[Level], knee: float | None) -> str:
     opened = [found for found in levels if found.loop == "open" and found.latency]
     if not opened:
         return ""
-    curves = {name: [(found.load, getattr(found.latency, name)) for found in opened] for name in ("p50", "p95", "p99")}
+    every = {name: [(found.load, getattr(found.latency, name)) for found in opened] for name in ("p50", "p95", "p99")}
+    # Where too few requests came for a percentile, its curve has a gap.
+    seen = {name: [point for point in curve if point[1] is not None] for name, curve in every.items()}
+    curves = {name: curve for name, curve in seen.items() if curve}
     values = [value for curve in curves.values() for _, value in curve]
     axes = Axes(
         linear("requests arriving per second", max(found.load for found in opened)),

@@ -8,15 +8,18 @@ from statistics import mean
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.serving.figures import Level, Spread, knee
+from benchmarks.serving.figures import LEAST_REQUESTS, PERCENTILES, Level, Spread, knee
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.records import Record, Run
-from benchmarks.serving.run import Findings
+from benchmarks.serving.run import KNEE_REQUESTS, Findings
 
 PACKAGES = ("numpy", "tritonclient", "nvidia-pytriton", "onnxruntime")
 COMPARED = (
     "served over bare: seconds of audio a second through Triton over those of the same work in one process without it "
     "(texts and audio encoded, takes decoded, songs rendered), in turns on the same machine"
+)
+FEW = "'-' for a percentile: too few requests for it; " + ", ".join(
+    f"p{share} takes {least}" for share, least in PERCENTILES.items() if least > 1
 )
 CAVEAT = "Whatever else runs on the machine shows in every figure; the load averages say how much there was."
 
@@ -33,10 +36,11 @@ def prediction(plan: Plan) -> str:
     }
     kinds = ", ".join(f"{number} {kind}" for kind, number in shares.items())
     levels = (len(plan.concurrency) * plan.rounds, len(plan.rates))
+    knee_words = f" and the knee (each of its rates until {KNEE_REQUESTS} requests are due)"
     lines = [
         f"scenario {plan.scenario.name}: {audio:.3g} s of audio and {takes:.3g} takes a request on average; "
         f"of {len(cards)}, {kinds}",
-        f"{levels[0]} loads in flight and {levels[1]} rates{' and the knee' if plan.find_knee else ''}, "
+        f"{levels[0]} loads in flight and {levels[1]} rates{knee_words if plan.find_knee else ''}, "
         f"{plan.bounds.seconds:g} s each beside warming up and waiting for the last",
         "predicted: with n in flight, between 1 and n times the throughput of one (no batching, perfect batching)",
     ]
@@ -98,18 +102,32 @@ def bare_lines(findings: Findings) -> list[str]:
 def words(plan: Plan, findings: Findings) -> str:
     """Everything that was measured, for people."""
     levels = findings.levels
-    parts = ["measured:", table(levels)]
+    parts = ["measured:", table(levels), *few_words(levels)]
     parts += [line for found in levels if (line := stream_line(found))]
     parts += [f"errors at {found.name}: {errors}" for found in levels if (errors := _counts(found.errors))]
     if levels and (busiest := _busiest(levels)).stages:
         parts += [f"Triton's statistics at {busiest.name}, warming up included:", stage_table(busiest)]
     parts += bare_lines(findings)
-    if any(found.loop == "open" for found in levels):
-        rate = knee(levels, plan.latency_limit)
-        parts.append(f"the highest rate that was held: {rate:.3g}/s" if rate else "no rate was held")
+    parts += verdict(levels, plan.latency_limit)
     if findings.statistics_missing:
         parts.append(f"queue times and batch sizes unknown: {findings.statistics_missing}")
     return "\n".join([*parts, CAVEAT])
+
+
+def few_words(levels: Sequence[Level]) -> list[str]:
+    """What a missing percentile means, where one is missing."""
+    return [FEW] if any(found.latency and found.latency.p99 is None for found in levels) else []
+
+
+def verdict(levels: Sequence[Level], wished: float | None) -> list[str]:
+    """Which rate was held, and of which that cannot be said."""
+    rates = [found for found in levels if found.loop == "open"]
+    few = [found for found in rates if found.requests < LEAST_REQUESTS]
+    lines = [f"too few requests to say whether {one.name} was held: {one.requests} of {LEAST_REQUESTS}" for one in few]
+    if len(few) == len(rates):
+        return lines
+    rate = knee(levels, wished)
+    return [f"the highest rate that was held: {rate:.3g}/s" if rate else "no rate was held", *lines]
 
 
 def document(plan: Plan, findings: Findings) -> dict[str, Any]:
@@ -139,7 +157,9 @@ def stream_line(found: Level) -> str | None:
     if found.first_audio is None or found.stalled_share is None:
         return None
     first = found.first_audio
-    percentiles = " / ".join(f"{value:.3f}" for value in (first.p50, first.p90, first.p95, first.p99))
+    percentiles = " / ".join(
+        "-" if value is None else f"{value:.3f}" for value in (first.p50, first.p90, first.p95, first.p99)
+    )
     return (
         f"streams at {found.name}: first audio after {percentiles} s (p50 / p90 / p95 / p99), "
         f"{found.stalled_share:.0%} would have stalled while playing"
@@ -178,7 +198,7 @@ def _word(value: float | None) -> str:
 
 
 def spread_words(found: Spread | None) -> str:
-    return "-" if found is None else f"{found.p50:.3g} / {found.p95:.3g} / {found.p99:.3g}"
+    return "-" if found is None else " / ".join(map(_word, (found.p50, found.p95, found.p99)))
 
 
 def aligned(rows: Sequence[Row]) -> str:

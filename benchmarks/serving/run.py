@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from benchmarks.serving import bare_process
 from benchmarks.serving.arrivals import poisson
 from benchmarks.serving.asking import Streamed, Unary
-from benchmarks.serving.figures import Key, Level, Loop, held, latency_limit, level
+from benchmarks.serving.figures import LEAST_REQUESTS, Key, Level, Loop, held, latency_limit, level
 from benchmarks.serving.load import Sender, closed_loop, open_loop
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.progress import Progress
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 READY_TIMEOUT = 60.0
 # Of an open loop's window, in front of it: long enough for songs to be under way when counting begins.
 WARM_SHARE = 0.25
+# What a rate is held for where the knee is looked for: hardly ever will fewer than LEAST_REQUESTS come.
+KNEE_REQUESTS = 2 * LEAST_REQUESTS
 FIRST_RATE_SHARE = 0.4  # of what the closed loop reached, or of one request a second
 DOUBLINGS, HALVINGS = 8, 3
 
@@ -148,8 +150,9 @@ class Bench:
             run = await closed_loop(sender, concurrency, self._plan.bounds)
         self._keep(("closed", concurrency), run)
 
-    async def _arriving(self, rate: float) -> None:
-        seconds = self._plan.bounds.seconds
+    async def _arriving(self, rate: float, *, requests: int = 0) -> None:
+        """Hold a rate for as long as the plan says, and as long as so many requests take to come."""
+        seconds = max(self._plan.bounds.seconds, requests / rate)
         if self._plan.bounds.requests is not None:
             seconds = min(seconds, self._plan.bounds.requests / rate)
         opened, closed = WARM_SHARE * seconds, (1 + WARM_SHARE) * seconds
@@ -163,16 +166,16 @@ class Bench:
         best = max((found.requests_per_second for found in self._findings.levels), default=1.0)
         low, high = 0.0, FIRST_RATE_SHARE * best
         for _ in range(DOUBLINGS):
-            await self._arriving(high)
+            await self._arriving(high, requests=KNEE_REQUESTS)
             if not self._held(high):
                 break
             low, high = high, 2 * high
         for _ in range(HALVINGS if low else 0):
             middle = (low + high) / 2
-            await self._arriving(middle)
+            await self._arriving(middle, requests=KNEE_REQUESTS)
             low, high = (middle, high) if self._held(middle) else (low, middle)
 
-    def _held(self, rate: float) -> bool:
+    def _held(self, rate: float) -> bool | None:
         lowest = min(found for loop, found in self._findings.runs if loop == "open")
         limit = latency_limit(self._findings.level(("open", lowest)), self._plan.latency_limit)
         return held(self._findings.level(("open", rate)), limit)

@@ -20,6 +20,8 @@ class Scheduler:
     """A fixed number of slots and a bounded queue; of equal priority, who comes first goes first."""
 
     def __init__(self, slots: int, *, max_waiting: int) -> None:
+        if slots < 1:
+            raise ValueError(f"found {slots} slots; expected 1 or more, or everybody waits for ever")
         self._slots = slots
         self._free = list(range(slots))
         self._waiting: dict[int, deque[Take]] = {priority: deque() for priority in PRIORITIES}

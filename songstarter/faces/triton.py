@@ -18,6 +18,7 @@ from songstarter.faces.finished_calls import FinishedCalls
 from songstarter.faces.replies import from_inner_wire, to_inner_wire, to_wire
 from songstarter.faces.stages import Tensors
 from songstarter.faces.visits import current
+from songstarter.settings import of_this_process
 
 
 class TritonStages:
@@ -124,24 +125,32 @@ def origin_of(request: Any) -> dict[str, Any]:
 
 
 def settings_of(args: Mapping[str, str], known: Collection[str]) -> dict[str, float]:
-    """The parameters of a model's ``config.pbtxt``, numbers all; those in capitals are Triton's own.
+    """The parameters of a model, numbers all: of its ``config.pbtxt``, and in their place what ``--set`` says.
+
+    Those in capitals are Triton's own.
 
     Raises:
         CheckpointError: one of them is not ``known``, or no number.
     """
-    parameters = json.loads(args["model_config"])["parameters"]
+    stated = json.loads(args["model_config"])["parameters"]
+    changed = of_this_process(args["model_name"])
     settings = {}
-    for name, value in parameters.items():
+    for name, text in ({name: value["string_value"] for name, value in stated.items()} | changed).items():
         if name.isupper():
             continue
-        try:
-            settings[name] = float(value["string_value"])
-        except ValueError:
-            settings[name] = math.nan
-        if name not in known or math.isnan(settings[name]):
-            found = f"the parameter {name} = {value['string_value']!r} in config.pbtxt of {args['model_name']}"
+        settings[name] = _number(text)
+        if name not in known or not math.isfinite(settings[name]):
+            place = "--set" if name in changed else "config.pbtxt"
+            found = f"the parameter {name} = {text!r} in {place} of {args['model_name']}"
             raise CheckpointError(f"found {found}; expected numbers for some of {', '.join(known)}")
     return settings
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def response_of(pb_utils: Any, outputs: Tensors, wanted: Collection[str]) -> Any:

@@ -32,6 +32,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grpc-port", type=port, default=8001, metavar="PORT")
     parser.add_argument("--metrics-port", type=port, default=8002, metavar="PORT")
     parser.add_argument(
+        "--set",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="MODEL.PARAMETER=VALUE",
+        help="in place of what the model's config.pbtxt says, e.g. decoder.slots=8; may be given more than once",
+    )
+    parser.add_argument(
         "--exit-timeout", type=int, default=60, metavar="SECONDS", help="what requests in flight get at the end"
     )
     parser.add_argument(
@@ -70,6 +78,13 @@ def address(text: str) -> str:
         raise argparse.ArgumentTypeError(f"found {text!r}, allowed is an IPv4 address") from None
 
 
+def setting(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not (value and all(name.partition("."))):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected is MODEL.PARAMETER=VALUE, such as decoder.slots=8")
+    return name, value
+
+
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal; 0 after a clean stop, 1 where requests in flight were lost.
 
@@ -84,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     from songstarter.server.launch import Ports, Tracing
     from songstarter.server.server import Server
     from songstarter.server.supervise import Patience, Supervisor
+    from songstarter.settings import require_known
 
     exposure = Exposure.checked(args.host, Key.given(args.key_file), without_key=args.without_key)
 
@@ -98,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
             start_timeout=args.start_timeout,
             tracing=Tracing(args.trace_to, args.trace_every) if args.trace_to else None,
             exposure=exposure,
+            settings=settings,
             verbose=args.verbose,
             tell=tell,
         )
@@ -106,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
         tell(f"ready: HTTP {server.http_url}, gRPC {server.grpc_url}, metrics {server.metrics_url}")
 
     checkpoint = Checkpoint.read(args.repository)
+    settings = dict(args.set)
+    require_known(settings, args.repository, checkpoint.models)
     if (size := size_of(args.repository, checkpoint.digests)) > SLOW_BYTES:
         tell(f"comparing {size / 1e9:.1f} GB of graphs with their digests")
     tell(f"starting Triton; its log is {args.run_directory}/tritonserver-{args.http_port}.log")

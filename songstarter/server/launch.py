@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from songstarter import settings
 from songstarter.checkpoint import Checkpoint
 from songstarter.contract import PUBLIC_MODEL, STREAM_MODEL
 from songstarter.errors import PortInUse, ServerError
 from songstarter.server.backends import Installation
 from songstarter.server.exposure import LOOPBACK, LOOPBACK_ALONE, Exposure
 from songstarter.server.libraries import library_path
+from songstarter.settings import Settings
 
 MIB = 2**20
 # Each Python process gets a region of /dev/shm that grows and never shrinks; Docker's default is 64 MiB for all.
@@ -25,7 +26,6 @@ REGION_GROWTH_BYTES = 8 * MIB
 # its first response, which a waiting song's is long in coming; without a free one not even a refusal goes out.
 LEAST_THREADS = 32  # Triton's own number
 SPARE_THREADS = 16
-MAX_REQUESTS = re.compile(r'key:?\s*"max_requests"\s*value:?\s*\{\s*string_value:\s*"(\d+)"')
 # Of glibc, for tritonserver and the models. Left to itself it keeps sixteen heaps on two cores, and puts even a song of
 # five megabytes into one, among small things that stay: memory is then freed and cannot be given back.
 ALLOCATION = {"MALLOC_ARENA_MAX": 2, "MALLOC_MMAP_THRESHOLD_": MIB, "MALLOC_TRIM_THRESHOLD_": 16 * MIB}
@@ -102,6 +102,7 @@ class Launch:
     region_prefix: str  # of the names in /dev/shm, this server's alone
     tracing: Tracing | None = None
     exposure: Exposure = LOOPBACK_ALONE
+    settings: Settings = field(default_factory=dict)
 
     @property
     def command(self) -> list[str]:
@@ -142,9 +143,18 @@ class Launch:
     def threads(self) -> int:
         """Enough for every request that a public model may hold: one for an order or an answer, or one for each of two
         channels in the codec."""
-        configs = (self.repository / model / "config.pbtxt" for model in (PUBLIC_MODEL, STREAM_MODEL))
-        held = [_max_requests(config) for config in configs if config.is_file()]
-        return max([LEAST_THREADS, *(2 * requests + SPARE_THREADS for requests in held)])
+        models = (model for model in (PUBLIC_MODEL, STREAM_MODEL) if (self.repository / model).is_dir())
+        return max([LEAST_THREADS, *(2 * self._max_requests(model) + SPARE_THREADS for model in models)])
+
+    def _max_requests(self, model: str) -> int:
+        found = settings.parameters(self.repository, model, self.settings).get("max_requests", "")
+        if not found.isdecimal():
+            expected = 'parameters { key: "max_requests" value { string_value: "64" } }'
+            raise ServerError(
+                f"{model} does not say how many requests it holds: found {found!r}, expected {expected} in its"
+                f" config.pbtxt or --set {model}.max_requests=64"
+            )
+        return int(found)
 
     @property
     def without_gpu(self) -> list[str]:
@@ -160,16 +170,8 @@ class Launch:
         if not self.on_gpu:
             changed["CUDA_VISIBLE_DEVICES"] = ""  # so that KIND_AUTO is the CPU for graphs exported for it
         allocation = {name: os.environ.get(name, str(value)) for name, value in ALLOCATION.items()}
-        return os.environ | changed | allocation
+        return os.environ | changed | allocation | settings.environment(self.settings)
 
     @property
     def on_gpu(self) -> bool:
         return self.checkpoint.decoder.device == "cuda"
-
-
-def _max_requests(config: Path) -> int:
-    match = MAX_REQUESTS.search(config.read_text())
-    if match is None:
-        expected = 'parameters { key: "max_requests" value { string_value: "64" } }'
-        raise ServerError(f"{config} does not say how many requests its model holds: expected {expected}")
-    return int(match[1])

@@ -27,6 +27,7 @@ from songstarter.server.launch import Launch, Ports, Tracing
 from songstarter.server.plain_paths import PlainPaths
 from songstarter.server.server_log import Echo, ServerLog
 from songstarter.server.wire import HttpDoor
+from songstarter.settings import Settings
 
 SHARED_MEMORY = Path("/dev/shm")
 TICK = 0.1  # seconds between two looks at a starting or stopping server
@@ -59,6 +60,7 @@ class Server:
         start_timeout: float = 600.0,
         tracing: Tracing | None = None,
         exposure: Exposure = LOOPBACK_ALONE,
+        settings: Settings | None = None,
         verbose: bool = False,
         tell: Tell = silent,
     ) -> None:
@@ -70,6 +72,7 @@ class Server:
         self.start_timeout = start_timeout
         self.tracing = tracing
         self.exposure = exposure
+        self.settings = settings or {}
         self.log = ServerLog(run_directory / f"tritonserver-{ports.http}.log")
         self._echo = Echo(self.log) if verbose else None
         self._region_prefix = f"songstarter_{secrets.token_hex(6)}_"
@@ -170,6 +173,7 @@ class Server:
             self._region_prefix,
             self.tracing,
             self.exposure,
+            self.settings,
         )
         with self.log.fresh() as log:
             self._process = hidden.start(

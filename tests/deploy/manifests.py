@@ -55,8 +55,13 @@ def rendered(*settings: str) -> tuple[Object, ...]:
     return tuple(found for found in yaml.safe_load_all(text) if found)
 
 
-def one(objects: list[Object] | tuple[Object, ...], kind: str) -> Object:
-    (found,) = [candidate for candidate in objects if candidate["kind"] == kind]
+def one(objects: list[Object] | tuple[Object, ...], kind: str, name: str | None = None) -> Object:
+    """The only object of a kind, or the one of that name."""
+    (found,) = [
+        candidate
+        for candidate in objects
+        if candidate["kind"] == kind and name in (None, candidate["metadata"]["name"])
+    ]
     return found
 
 

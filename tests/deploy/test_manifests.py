@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,8 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 from manifests import CHART, DEPLOY, MANIFESTS, ROOT, Object, needs_helm, one, plain, pod, pods, render, rendered
 
+from benchmarks.hardware import BESIDE_DECODER_BYTES, MODELS, PRECISIONS, memory_of_slots
+from export import cli as export_cli
 from songstarter.server import cli
 from songstarter.server.server import GRACE
 
@@ -38,7 +42,7 @@ def test_core_objects_are_valid_to_the_letter(found: Object, version: str) -> No
 
 
 def test_the_validator_finds_a_field_that_does_not_exist() -> None:
-    broken = {**one(CORE, "Service"), "specc": {}}
+    broken = {**one(CORE, "Service", "songstarter"), "specc": {}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, VERSIONS[-1], strict=True)
 
@@ -80,6 +84,14 @@ def test_the_server_knows_every_argument_of_the_chart() -> None:
     understood, unknown = parser.parse_known_args(arguments)
     assert unknown == []
     assert understood.exit_timeout == 300
+
+
+def test_the_exporter_knows_every_argument_of_the_chart() -> None:
+    parser = argparse.ArgumentParser()
+    export_cli.configure(parser)
+    verb, *arguments = one(plain(), "Job")["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert verb == "export"
+    assert parser.parse_args(arguments).if_needed
 
 
 def test_whoever_reaches_the_service_needs_the_key_of_a_secret() -> None:
@@ -169,12 +181,21 @@ def test_services_budgets_and_policies_choose_the_servers_alone() -> None:
     job_labels = one(objects, "Job")["spec"]["template"]["metadata"]["labels"]
     server_policy = next(found for found in objects if found["kind"] == "NetworkPolicy")
     for selector in (
-        one(objects, "Service")["spec"]["selector"],
+        one(objects, "Service", "songstarter")["spec"]["selector"],
+        one(objects, "Service", "songstarter-headless")["spec"]["selector"],
         one(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
         server_policy["spec"]["podSelector"]["matchLabels"],
     ):
         assert selector.items() <= labels.items()
         assert not selector.items() <= job_labels.items()
+
+
+def test_a_client_can_have_the_addresses_of_all_pods_and_prometheus_has_them_once() -> None:
+    service, headless = (one(plain(), "Service", name) for name in ("songstarter", "songstarter-headless"))
+    assert headless["spec"]["clusterIP"] == "None"
+    (grpc,) = headless["spec"]["ports"]
+    assert grpc in service["spec"]["ports"]
+    assert one(plain(), "ServiceMonitor")["spec"]["endpoints"][0]["port"] != grpc["name"]
 
 
 def test_a_server_may_call_nobody() -> None:
@@ -202,7 +223,7 @@ def test_the_adapter_serves_what_the_autoscaler_asks_for() -> None:
 
 
 def test_the_service_monitor_finds_the_service_s_metrics_port() -> None:
-    service, monitor = one(plain(), "Service"), one(plain(), "ServiceMonitor")
+    service, monitor = one(plain(), "Service", "songstarter"), one(plain(), "ServiceMonitor")
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
     assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "songstarter"  # rules ask for this job
@@ -215,6 +236,7 @@ ARCHIVE = (
     "modelStore.archive.url=https://models.example.com/songstarter.tar",
     f"modelStore.archive.sha256={'a' * 64}",
 )
+SCRAPED = "monitoring.serviceMonitor=true"
 CPU = ("gpu.count=0", "modelStore.device=cpu", "modelStore.precision=int8", "image.tag=0.1.0-cpu")
 
 
@@ -247,12 +269,77 @@ def test_without_a_secret_the_waiver_is_written_down() -> None:
 
 
 @needs_helm
+def test_settings_become_arguments_that_the_server_understands() -> None:
+    settings = ("decoder.slots=4", "songstarter.max_requests=1000000", "songstarter.max_duration=90")
+    (server,) = pod(rendered(*(f"server.settings.{setting}" for setting in settings)))["containers"]
+    parser = argparse.ArgumentParser()
+    cli.configure(parser)
+    understood = parser.parse_args(server["args"][1:])
+    assert sorted(f"{name}={value}" for name, value in understood.set) == sorted(settings)
+
+
+@needs_helm
+def test_the_install_without_a_gpu_that_the_readme_names_fits_into_its_memory() -> None:
+    (settings,) = re.findall(r"--set (gpu\.count=0,\S+)", (DEPLOY / "README.md").read_text())
+    objects = rendered(*settings.split(","))
+    (export,), (server,) = one(objects, "Job")["spec"]["template"]["spec"]["containers"], pod(objects)["containers"]
+    assert export["args"][1] == "nateraw/musicgen-songstarter-v0.2"  # of this model's dimensions
+    model = MODELS["stereo-melody-large"]
+    (precision,) = [arg.split("=")[1] for arg in export["args"] if arg.startswith("--precision=")]
+    (slots,) = [int(arg.split("=")[2]) for arg in server["args"] if arg.startswith("--set=decoder.slots=")]
+    form = PRECISIONS[precision]
+    keys_and_values = memory_of_slots(model, form, slots)
+    assert keys_and_values / 1e9 == pytest.approx(6.3, abs=0.05)  # the readme's figure
+    needed = keys_and_values + model.parameters * form.weight_bytes + BESIDE_DECODER_BYTES
+    assert needed < 0.9 * int(server["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
+
+
+@needs_helm
 def test_an_autoscaler_alone_decides_how_many_pods_there_are() -> None:
     for kind in ("none", "hpa", "keda"):
-        objects = rendered(f"autoscaling.kind={kind}")
+        objects = rendered(f"autoscaling.kind={kind}", SCRAPED)
         autoscalers = {found["kind"] for found in objects} & {"HorizontalPodAutoscaler", "ScaledObject"}
         assert autoscalers == {"none": set(), "hpa": {"HorizontalPodAutoscaler"}, "keda": {"ScaledObject"}}[kind]
         assert ("replicas" in one(objects, "Deployment")["spec"]) == (kind == "none")
+
+
+@needs_helm
+def test_the_values_for_keda_have_the_pods_scraped_too() -> None:
+    text = render.template(CHART.parent / "keda-values.yaml")
+    kinds = {found["kind"] for found in yaml.safe_load_all(text) if found}
+    assert {"ScaledObject", "ServiceMonitor"} <= kinds
+
+
+@needs_helm
+def test_no_answer_is_no_idleness_unless_there_are_no_pods() -> None:
+    some = scaled_object()
+    none = scaled_object("autoscaling.minReplicas=0", "autoscaling.keda.arrivalsQuery=sum(x)")
+    for found, without_pods in ((some, False), (none, True)):
+        waiting, playing = [trigger["metadata"] for trigger in found["triggers"][:2]]
+        assert {waiting["ignoreNullValues"], playing["ignoreNullValues"]} == {"false"}
+        assert ("or (vector(0) unless on () up{" in waiting["query"]) == without_pods
+        assert ("or (vector(0) unless on () up{" in playing["query"]) == without_pods
+    assert none["triggers"][2]["metadata"]["ignoreNullValues"] == "true"
+
+
+@needs_helm
+def test_keda_falls_back_to_a_number_of_pods_if_there_is_one_and_always_are_some() -> None:
+    """KEDA multiplies it with the threshold's whole part, which must not be 0."""
+    assert "fallback" not in scaled_object()
+    found = scaled_object("autoscaling.keda.fallbackReplicas=3")
+    assert found["fallback"] == {"failureThreshold": 20, "replicas": 3}
+    assert [trigger["metadata"]["threshold"] for trigger in found["triggers"]] == ["25", "75"]
+    assert all(trigger["metadata"]["query"].startswith("100 * sum(") for trigger in found["triggers"])
+    to_nothing = ("autoscaling.minReplicas=0", "autoscaling.keda.arrivalsQuery=sum(x)")
+    assert "fallback" not in scaled_object("autoscaling.keda.fallbackReplicas=3", *to_nothing)
+
+
+def scaled_object(*settings: str) -> Object:
+    """What KEDA is asked for; valid to the letter."""
+    found = one(rendered("autoscaling.kind=keda", SCRAPED, *settings), "ScaledObject")
+    assert through_model("ScaledObject", found) == found
+    spec: Object = found["spec"]
+    return spec
 
 
 @needs_helm
@@ -260,6 +347,53 @@ def test_another_checkpoint_is_exported_into_another_folder_by_another_job() -> 
     first, second = rendered(), rendered("modelStore.checkpoint=facebook/musicgen-small")
     assert one(first, "Job")["metadata"]["name"] != one(second, "Job")["metadata"]["name"]
     assert pod(first)["containers"][0]["args"] != pod(second)["containers"][0]["args"]
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    "change",
+    [
+        "modelStore.export.resources.limits.memory=64Gi",
+        "modelStore.export.hubTokenSecret=hub",
+        "modelStore.export.scratch=90Gi",
+        "image.pullPolicy=Always",
+    ],
+)
+def test_another_exporting_pod_is_another_job_that_exports_into_the_same_folder(change: str) -> None:
+    """A Job's pod cannot be changed: under the same name the upgrade would fail."""
+    first, second = one(rendered(), "Job"), one(rendered(change), "Job")
+    assert first["spec"]["template"] != second["spec"]["template"]
+    assert first["metadata"]["name"] != second["metadata"]["name"]
+    args = first["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert args == second["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert "--if-needed" in args
+
+
+@needs_helm
+def test_what_says_nothing_to_the_exporter_leaves_its_job_as_it_is() -> None:
+    first, second = rendered(), rendered("server.settings.decoder.slots=4", "resources.limits.memory=32Gi")
+    assert one(first, "Job") == one(second, "Job")
+
+
+@needs_helm
+def test_another_version_of_the_chart_alone_changes_no_pod(tmp_path: Path) -> None:
+    chart = shutil.copytree(CHART, tmp_path / "songstarter")
+    text = (chart / "Chart.yaml").read_text()
+    (chart / "Chart.yaml").write_text(text.replace("version: 0.1.0", "version: 0.1.1"))
+    command = [render.helm(), "template", "songstarter", str(chart), "--namespace=songstarter", "--skip-tests"]
+    other = [*yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout)]
+    for kind in ("Deployment", "Job"):
+        assert one(other, kind)["metadata"]["labels"] != one(rendered(), kind)["metadata"]["labels"]
+        assert one(other, kind)["spec"]["template"] == one(rendered(), kind)["spec"]["template"]
+    assert one(other, "Job")["metadata"]["name"] == one(rendered(), "Job")["metadata"]["name"]
+
+
+@needs_helm
+def test_a_long_release_s_job_has_a_name_that_kubernetes_takes() -> None:
+    command = [render.helm(), "template", "songstarter-of-a-team-with-a-rather-long-name-here", str(CHART)]
+    objects = [*yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout)]
+    (job,) = [found for found in objects if found and found["kind"] == "Job"]
+    assert len(job["metadata"]["name"]) <= 63  # it becomes a label of its pods
 
 
 @needs_helm

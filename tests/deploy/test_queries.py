@@ -8,6 +8,7 @@ from pathlib import Path
 
 import promql_parser
 import pytest
+import yaml
 from debian_prometheus import PROMTOOL, needs_promtool
 from manifests import DEPLOY, Object, dashboard, one, plain, rules
 from metrics import KNOWN, OURS, SCRAPER_S, TRITON, missing, queries, selectors, used
@@ -114,6 +115,33 @@ def test_promtool_understands_every_query(tmp_path: Path) -> None:
     said = subprocess.run([str(PROMTOOL), "check", "rules", rules_file], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
     assert f"{len(QUERIES)} rules found" in said.stdout
+
+
+@pytest.mark.promtool
+@needs_promtool
+def test_keda_tells_no_pods_from_a_broken_scrape(tmp_path: Path) -> None:
+    trigger = one(plain(), "ScaledObject")["spec"]["triggers"][0]
+    query, labels = trigger["metadata"]["query"], '{namespace="songstarter",service="songstarter",pod="a"}'
+    busy = {f"up{labels}": 1, f"songstarter_takes_waiting{labels}": 8, f"songstarter_slots{labels}": 16}
+    answers = [({}, 0), ({f"up{labels}": 0}, None), (busy, 50)]
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": series, "values": f"{value}+0x5"} for series, value in given.items()],
+            "promql_expr_test": [
+                {
+                    "expr": query,
+                    "eval_time": "3m",
+                    "exp_samples": [] if answer is None else [{"labels": "{}", "value": answer}],
+                }
+            ],
+        }
+        for given, answer in answers
+    ]
+    (tmp_path / "keda.yaml").write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": tests}))
+    command = [str(PROMTOOL), "test", "rules", tmp_path / "keda.yaml"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
 
 
 def quoted(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from manifests import CHART, Object, needs_helm, rendered
+from manifests import CHART, ROOT, Object, needs_helm, rendered
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -54,6 +54,7 @@ def test_the_values_of_the_plain_manifests_are_right(path: Any) -> None:
         {"modelStore": {"kind": "archive", "archive": ARCHIVE}},
         {"image": {"digest": f"sha256:{'0' * 64}"}},
         {"autoscaling": {"kind": "keda", "minReplicas": 0, "keda": {"arrivalsQuery": "sum(x)"}}},
+        {"server": {"settings": {"decoder": {"slots": 8}, "songstarter": {"max_duration": 90.5}}}},
         {"podDisruptionBudget": {"maxUnavailable": "25%"}},
         {"networkPolicy": {"clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}},
     ],
@@ -78,11 +79,17 @@ def test_right_values_pass(changes: Object) -> None:
         {"autoscaling": {"kind": "both"}},
         {"autoscaling": {"kind": "hpa", "minReplicas": 0}},
         {"autoscaling": {"kind": "keda", "minReplicas": 0}},  # nothing would start the first pod
+        {"autoscaling": {"keda": {"fallbackReplicas": -1}}},
+        {"autoscaling": {"scrapedElsewhere": "yes"}},
         {"autoscaling": {"scaleDownSeconds": 30}},
         {"autoscaling": {"slotsInUse": 1.5}},
         {"server": {"ports": {"http": 80}}},
         {"server": {"drainSeconds": 0}},
         {"server": {"extraArgs": ["verbose"]}},
+        {"server": {"settings": {"decoder": {"slots": 0}}}},
+        {"server": {"settings": {"decoder": {"slotz": 8}}}},
+        {"server": {"settings": {"decoder.slots": 8}}},
+        {"server": {"settings": {"text_encoder": {"intra_op_thread_count": 2}}}},
         {"sharedMemory": "2GB"},
         {"resources": {"limits": {"memory": 16}}},
         {"service": {"type": "ExternalName"}},
@@ -99,6 +106,25 @@ def test_helm_itself_refuses_them(setting: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         rendered(setting)
     assert "values don't meet the specifications of the schema" in refused.value.stderr
+
+
+def test_the_schema_knows_every_setting_of_the_server() -> None:
+    from songstarter.settings import MODELS, parameters
+
+    properties = SCHEMA["properties"]["server"]["properties"]["settings"]["properties"]
+    shared = SCHEMA["definitions"]["publicModel"]["properties"]
+    known = {model: set(properties[model].get("properties", shared)) for model in properties}
+    assert known == {model: set(parameters(ROOT / "model_repository", model)) for model in MODELS}
+
+
+@needs_helm
+@pytest.mark.parametrize("kind", ["hpa", "keda"])
+def test_an_autoscaler_without_metrics_is_refused_with_a_sentence(kind: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        rendered(f"autoscaling.kind={kind}")
+    assert f"autoscaling.kind is {kind}, which needs the pods' metrics in Prometheus" in refused.value.stderr
+    assert "set monitoring.serviceMonitor=true, or autoscaling.scrapedElsewhere=true" in refused.value.stderr
+    assert rendered(f"autoscaling.kind={kind}", "autoscaling.scrapedElsewhere=true")
 
 
 @pytest.mark.parametrize("name", ["precision", "device"])

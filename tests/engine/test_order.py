@@ -44,6 +44,11 @@ def order(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (inputs | changes).items() if value is not None}
 
 
+def test_a_decoder_without_slots_is_refused(embedded_repository: Path) -> None:
+    with pytest.raises(ValueError, match="found 0 slots; expected 1 or more"):
+        OrderDesk(embedded_repository, slots=0, max_waiting=8)
+
+
 @pytest.mark.parametrize("name", [tensor.name for tensor in ORDER if not tensor.optional])
 def test_a_missing_tensor_is_refused_by_name(desk: OrderDesk, name: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^{name}: found nothing"):

@@ -196,3 +196,24 @@ def test_an_address_that_others_reach_is_refused_without_a_key(repository: Path,
     assert serve.ended() == 1
     assert "--host 0.0.0.0 lets others reach the server, and there is no key" in serve.lines[-1]
     assert not processes(tmp_path)
+
+
+def test_what_is_set_counts_although_the_repository_says_otherwise(embedded_repository: Path, tmp_path: Path) -> None:
+    serve = Serve(embedded_repository, tmp_path / "run", "--set", "decoder.slots=2")
+    metrics = f"http://127.0.0.1:{serve.ports.metrics}/metrics"
+
+    def slots() -> list[str]:
+        with urlopen(metrics, timeout=10) as answer:
+            return re.findall(r"^songstarter_slots(?:\{.*\})? (\S+)$", answer.read().decode(), re.MULTILINE)
+
+    try:
+        serve.said("ready: HTTP", timeout=60)
+        wait_until(lambda: slots() == ["2"], 10, "two slots")
+    finally:
+        serve.end(signal.SIGTERM)
+
+
+def test_what_is_set_and_no_number_ends_the_start_with_a_sentence(embedded_repository: Path, tmp_path: Path) -> None:
+    serve = Serve(embedded_repository, tmp_path / "run", "--set", "decoder.slots=many")
+    assert serve.ended(60) == 1
+    assert "slots = 'many' in --set of decoder; expected numbers for some of slots, max_waiting" in serve.lines[-1]

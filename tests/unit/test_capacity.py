@@ -14,9 +14,12 @@ from benchmarks.autoscaler import DOWN, UP, Autoscaler, Load, Rule, pods_for, ru
 from benchmarks.capacity import main
 from benchmarks.capacity_day import MAX_WAITING, SLOTS
 from benchmarks.capacity_rows import Wish, row_of
-from benchmarks.hardware import GPUS, MODELS, PRECISIONS, Gpu
+from benchmarks.hardware import GPUS, MODELS, PRECISIONS, Gpu, Model, memory_of_slots
 from benchmarks.simulation import DAY, SHARES, Demand, Outcome, Pods, Simulation, arrivals, share_at, simulate
 from benchmarks.step_time import Measured, Predicted
+from songstarter.checkpoint import Checkpoint
+from songstarter.engine.order import OrderDesk
+from songstarter.metrics import KV_MEMORY
 
 ROOT = Path(__file__).parents[2]
 RULE = Rule(least=1, most=8, waiting_per_slot=0.25, slots_in_use=0.75, up_window=15, down_window=600)
@@ -64,8 +67,42 @@ def test_a_step_is_bytes_over_the_reached_bandwidth_and_the_overhead() -> None:
 
 def test_8_bit_keys_and_values_halve_the_memory_of_a_song_and_leave_the_weights() -> None:
     half, full = predicted(GPUS["H200"], "fp16_kv8"), predicted(GPUS["H200"])
-    assert half.memory_needed(8) * 2 == full.memory_needed(8) == 8 * 2 * 1750 * 393_216
+    assert half.memory_needed(8) * 2 == full.memory_needed(8)
     assert half.memory_available == full.memory_available
+
+
+def test_memory_is_counted_as_a_server_takes_it() -> None:
+    # Two rows for each of 8 slots and 8 that keep beginnings, each with 235 + 256 + 1500 + 4 positions, in eights.
+    assert predicted(GPUS["H200"]).memory_needed(8) == (2 * 8 + 8) * 2000 * 393_216
+    # A text is no prefix, but has keys and values of its own: fp32, 256 of them, for each slot's rows.
+    text = replace(predicted(GPUS["H200"]), shape=MODELS["small"])
+    assert text.memory_needed(4) == (2 * 4 + 8) * 1504 * 2 * 24 * 1024 * 2 + 2 * 4 * 256 * 2 * 24 * 1024 * 4
+
+
+def test_a_real_decoder_takes_that_memory(embedded_repository: Path) -> None:
+    decoder = Checkpoint.read(embedded_repository).decoder
+    model = Model("embedded", decoder.layers, decoder.hidden, codebooks=8, attends_to_text=False)
+    desk = OrderDesk(embedded_repository, slots=3, max_waiting=1)
+    (taken,) = (value for series, value in desk.readings().values.items() if series.family is KV_MEMORY)
+    desk.close()
+    assert taken == memory_of_slots(model, PRECISIONS["int8_kv8"], 3)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "slots"), [("L40S", "fp16", 16), ("L4", "fp16", 2), ("L4", "fp16_kv8", 8)]
+)
+def test_as_many_slots_fit_as_their_memory_and_the_kept_rows_let(gpu: str, precision: str, slots: int) -> None:
+    machine = predicted(GPUS[gpu], precision)
+    assert machine.most_songs == slots
+    assert machine.memory_needed(slots) <= machine.memory_available < machine.memory_needed(slots + 1)
+
+
+def test_what_does_not_fit_is_not_planned_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(GPUS, "L4", replace(GPUS["L4"], memory=10**10))
+    main(["--docs", str(tmp_path)])
+    assert not re.search(r"^\| L4 ", (tmp_path / "capacity.md").read_text(), re.MULTILINE)
+    with pytest.raises(SystemExit, match="no hardware is called 'L4' and has memory and times for songs of 30 s"):
+        main(["--hardware", "L4"])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +128,7 @@ def test_at_full_bandwidth_it_is_the_roofline_that_the_project_states(
 
 def test_songs_per_second_machines_and_cost_follow_from_the_step() -> None:
     # 10 songs in 1503 steps of 20 ms: 30.06 s.
-    machine = Measured("paper", "any", "fp32", "measured", price=3.0, steps={30: {10: 20.0}})
+    machine = Measured("paper", "any", "fp32", "it.json", price=3.0, steps={30: {10: 20.0}})
     row = row_of(machine, 10, 30, WISH)
     assert row.songs_per_second == pytest.approx(10 / 30.06)
     assert row.requests_per_second == pytest.approx(2.5 / 30.06)
@@ -103,12 +140,19 @@ def test_songs_per_second_machines_and_cost_follow_from_the_step() -> None:
 
 
 def test_between_measured_numbers_of_songs_lies_a_straight_line_and_beyond_them_nothing() -> None:
-    machine = Measured("paper", "any", "fp32", "measured: it.json", 1.0, {8: {2: 10.0, 4: 20.0, 16: 44.0}})
+    machine = Measured("paper", "any", "fp32", "it.json", 1.0, {8: {2: 10.0, 4: 20.0, 16: 44.0}})
     assert [machine.milliseconds(songs, 8) for songs in (1, 2, 3, 4, 10, 16)] == [10, 10, 15, 20, 32, 44]
     with pytest.raises(ValueError, match=r"it\.json has at most 16 songs at once, not 17"):
         machine.milliseconds(17, 8)
     with pytest.raises(ValueError, match=r"it\.json has takes of \[8\] s, none of 30 s"):
         machine.milliseconds(4, 30)
+
+
+def test_what_lies_between_measurements_is_not_called_measured() -> None:
+    machine = Measured("paper", "any", "fp32", "it.json", 1.0, {8: {2: 10.0, 4: 20.0, 16: 44.0}})
+    found = {songs: row_of(machine, songs, 8, WISH).basis for songs in (1, 2, 3, 4, 10, 16)}
+    measured, estimated = "measured: it.json", "estimated from it.json"
+    assert found == {1: estimated, 2: measured, 3: estimated, 4: measured, 10: estimated, 16: measured}
 
 
 def test_what_was_measured_takes_the_place_of_its_prediction(
@@ -126,10 +170,14 @@ def test_what_was_measured_takes_the_place_of_its_prediction(
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     h200 = {(row["songs"], row["take_seconds"]): row for row in document["rows"] if row["hardware"] == "H200"}
     assert h200[16, 30]["ms_per_step"] == 7.0
-    assert {row["basis"] for row in h200.values()} == {"measured: h200.json, revision abc"}
+    bases = {songs: row["basis"] for (songs, _), row in h200.items()}
+    measured, estimated = "measured: h200.json, revision abc", "estimated from h200.json, revision abc"
+    assert bases == {1: measured, 4: estimated, 8: estimated, 16: measured}
     assert {row["basis"] for row in document["rows"] if row["hardware"] != "H200"} == {"predicted, not measured"}
-    assert document["day"]["basis"] == "measured: h200.json, revision abc"
-    assert "H200 (measured: h200.json, revision abc)" in (tmp_path / "docs/capacity.md").read_text()
+    assert document["day"]["basis"] == estimated  # 1 to 16 songs at once
+    page = (tmp_path / "docs/capacity.md").read_text()
+    assert f"H200 ({estimated})" in page
+    assert re.search(rf"^\| H200 +\| +2.5 · \S+ \| +≈ 3.4 · .* {measured} \|$", page, re.MULTILINE)
 
 
 # The autoscaler

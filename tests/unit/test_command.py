@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from tiny_checkpoint import CHECKPOINT
 
+from export.cli import stands
 from songstarter.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +45,20 @@ def test_the_parser_imports_nothing_heavy(arguments: list[str]) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}"}
     ran = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True, check=False)
     assert ran.stderr.strip() == ""
+
+
+def test_an_export_that_stands_whole_is_left_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "graph.onnx").write_bytes(b"graph")
+    replace(CHECKPOINT, digests={"graph.onnx": sha256(b"graph").hexdigest()}).write(tmp_path)
+    form = CHECKPOINT.decoder.precision, CHECKPOINT.decoder.device
+    command = ["export", "no/checkpoint", f"--into={tmp_path}", f"--precision={form[0]}", f"--device={form[1]}"]
+    assert main([*command, "--if-needed"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert stands(tmp_path, *form)
+    assert not stands(tmp_path, "int8", "cuda")
+    assert not stands(tmp_path / "elsewhere", *form)
+    (tmp_path / "graph.onnx").write_bytes(b"hpraG")
+    assert not stands(tmp_path, *form)
 
 
 def test_a_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tiny_checkpoint import CHECKPOINT
 from songstarter.errors import PortInUse, ServerError
 from songstarter.server.backends import Installation
 from songstarter.server.launch import Launch, Ports, Tracing
+from songstarter.settings import VARIABLE
 
 
 @pytest.fixture
@@ -61,6 +62,24 @@ def test_a_configuration_that_does_not_say_how_many_requests_is_refused(launch: 
 def test_the_repository_says_how_many_requests_its_public_models_hold(launch: Launch) -> None:
     repository = Path(__file__).parents[2] / "model_repository"
     assert replace(launch, repository=repository).threads == 2 * 64 + 16
+
+
+def test_what_is_set_reaches_the_models_and_counts_for_the_threads(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = Path(__file__).parents[2] / "model_repository"
+    monkeypatch.setenv(VARIABLE, '{"decoder.slots": "1"}')  # of a server that this one's operator knows nothing of
+    assert launch.environment[VARIABLE] == "{}"
+    asked = replace(launch, repository=repository, settings={"songstarter.max_requests": "100"})
+    assert asked.environment[VARIABLE] == '{"songstarter.max_requests": "100"}'
+    assert asked.threads == 2 * 100 + 16
+
+
+def test_requests_that_are_set_to_no_number_are_refused(launch: Launch) -> None:
+    repository = Path(__file__).parents[2] / "model_repository"
+    asked = replace(launch, repository=repository, settings={"songstarter.max_requests": "many"})
+    with pytest.raises(ServerError, match=r"found 'many', expected .* or --set songstarter\.max_requests=64"):
+        _ = asked.command
 
 
 def test_an_operator_may_set_glibc_otherwise(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,14 +23,14 @@ from benchmarks.serving import cli, plots
 from benchmarks.serving.arrivals import poisson
 from benchmarks.serving.asking import Heard, Player
 from benchmarks.serving.axes import linear, logarithmic
-from benchmarks.serving.figures import Level, knee, level, spread
+from benchmarks.serving.figures import Level, held, knee, level, spread
 from benchmarks.serving.load import Bounds, Sender, closed_loop, open_loop
 from benchmarks.serving.page import page
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.progress import Progress
 from benchmarks.serving.prometheus import Exporter
 from benchmarks.serving.records import Record, Run
-from benchmarks.serving.report import document, prediction, table, words
+from benchmarks.serving.report import document, prediction, stream_line, table, verdict, words
 from benchmarks.serving.run import Findings, http_address
 from benchmarks.serving.scenario import Asked, BadScenario, Scenario
 from benchmarks.serving.triton import Stretch, stage_figures
@@ -53,8 +53,17 @@ def test_percentiles_lie_between_their_neighbours() -> None:
     assert (found.p50, found.p90, found.p95, found.p99, found.max, found.mean) == (50, 90, 95, 99, 100, 50)
     two = spread([1.0, 2.0])
     assert two is not None
-    assert (two.p50, two.p90) == (1.5, pytest.approx(1.9))
+    assert (two.p50, two.max) == (1.5, 2.0)
     assert spread([]) is None
+
+
+@pytest.mark.parametrize(
+    ("requests", "told"), [(9, ""), (10, "p90"), (19, "p90"), (20, "p90 p95"), (99, "p90 p95"), (100, "p90 p95 p99")]
+)
+def test_a_percentile_needs_enough_requests_to_be_one(requests: int, told: str) -> None:
+    found = spread([1.0] * requests)
+    assert found is not None
+    assert [name for name in ("p90", "p95", "p99") if getattr(found, name) is not None] == told.split()
 
 
 def test_songs_at_the_edges_of_a_window_count_by_the_time_they_spend_in_it() -> None:
@@ -95,6 +104,23 @@ def test_the_knee_is_the_highest_rate_before_one_that_is_not_held() -> None:
     assert knee(levels, 10.0) == 8
     assert knee([arriving(1, 1.0), arriving(2, 1.0, errors=1)], None) == 1
     assert knee(levels, 0.5) is None
+
+
+def test_too_few_requests_say_neither_that_a_rate_is_held_nor_that_it_is_not() -> None:
+    few = level("open", 2, [Run([record(number, number + 99) for number in range(19)], 0, 19)])
+    assert held(few, limit=1.0) is None
+    assert held(arriving(1, 1.0), limit=1.0)
+    assert held(arriving(1, 1.1), limit=1.0) is False
+    assert knee([few], None) is None
+    assert knee([arriving(1, 1.0), few, arriving(4, 1.0)], None) == 4
+    said = verdict([arriving(1, 1.0), few], None)
+    assert said == [
+        "the highest rate that was held: 1/s",
+        "too few requests to say whether 2/s was held: 19 of 20",
+    ]
+    assert verdict([few], None) == said[1:]
+    assert verdict([arriving(1, 9.0), few], 1.0) == ["no rate was held", said[1]]
+    assert verdict([], None) == []
 
 
 def counters(executions: dict[int, int], queue_ns: int) -> dict[str, Any]:
@@ -317,7 +343,7 @@ def findings() -> Findings:
 
     found = Findings(server="triton 2.51.0")
     found.runs = {("closed", 1): [run(0.8, 6)], ("closed", 8): [run(2.0, 30)]}
-    found.runs |= {("open", 1.5): [run(0.9, 7)], ("open", 3.0): [run(4.0, 15, failed=3)]}
+    found.runs |= {("open", 1.5): [run(0.9, 21)], ("open", 3.0): [run(4.0, 25, failed=3)]}
     found.bare = {1: [run(0.5, 6)], 8: [run(1.5, 30)]}
     found.stretches = {
         ("closed", 8): [Stretch({"codec": counters({1: 10}, 0)}, {"codec": counters({2: 30}, 10**8)}, 5)]
@@ -334,6 +360,8 @@ def test_the_report_is_one_file_that_asks_for_nothing_outside(findings: Findings
         r"(?:src|href|action)\s*=|url\(|@import|https?:|//[a-z]|<(?:script|link|img|iframe|object)", html
     )
     assert html.count("<svg") == 4
+    assert "the highest rate that was held: 1.5/s" in html
+    assert "p99 takes 100" in html
     assert "a &lt;fast&gt; one" in html
     assert "<Unavailable>" not in html
     assert "3 &lt;Unavailable&gt;" in html
@@ -373,13 +401,18 @@ def test_the_document_says_all_that_the_table_says(findings: Findings) -> None:
     found = json.loads(json.dumps(document(PLAN, findings)))
     assert [one["load"] for one in found["levels"]] == [1, 8, 1.5, 3.0]
     assert found["bare"]["ratios"].keys() == {"1", "8"}
-    assert len(found["levels"][3]["samples"]) == 18
+    assert len(found["levels"][3]["samples"]) == 28
     assert found["knee_per_second"] == 1.5
+    assert [one["latency"]["p90"] is None for one in found["levels"]] == [True, False, False, False]
+    assert [one["latency"]["p95"] is None for one in found["levels"]] == [True, False, False, False]
+    assert [one["latency"]["p99"] for one in found["levels"]] == [None] * 4
+    assert all(one["latency"]["p50"] and one["latency"]["max"] for one in found["levels"])
     assert {"latency", "requests_per_second", "audio_seconds_per_second", "errors"} <= found["levels"][0].keys()
     assert table(findings.levels).count("\n") == 4
     said = words(PLAN, findings)
     assert "errors at 3/s: 3 <Unavailable>" in said
     assert "the highest rate that was held: 1.5/s" in said
+    assert "'-' for a percentile: too few requests for it; p90 takes 10, p95 takes 20, p99 takes 100" in said
     assert "codec" in said
     assert "8 s of audio" in prediction(PLAN)
 
@@ -472,5 +505,6 @@ def test_streams_that_stalled_are_a_share_of_those_that_were_heard() -> None:
     found = level("closed", 1, [Run([*records, record(0.0, 1.0)], 0.0, 1.0)])
     assert found.stalled_share == 0.25
     assert found.first_audio is not None
-    assert found.first_audio.p99 == 0.25
+    assert (found.first_audio.p50, found.first_audio.p99) == (0.25, None)
+    assert "first audio after 0.250 / - / - / - s" in (stream_line(found) or "")
     assert level("closed", 1, [Run([record(0.0, 1.0)], 0.0, 1.0)]).stalled_share is None

@@ -87,6 +87,13 @@ capabilities:
     - {port: 443, protocol: TCP}
 {{- end }}
 
+{{- /* An autoscaler that never hears of a metric looks like one with nothing to do. */}}
+{{- define "songstarter.requireMetrics" -}}
+{{- if not (or .Values.monitoring.serviceMonitor .Values.autoscaling.scrapedElsewhere) }}
+{{- fail (printf "autoscaling.kind is %s, which needs the pods' metrics in Prometheus, and nothing here has them scraped: set monitoring.serviceMonitor=true, or autoscaling.scrapedElsewhere=true where they are scraped already, with the labels namespace, service and pod" .Values.autoscaling.kind) }}
+{{- end }}
+{{- end }}
+
 {{- /* Both autoscalers go up at once and down one pod at a time: a new pod takes minutes to load its models. */}}
 {{- define "songstarter.scalingBehavior" -}}
 scaleUp:
