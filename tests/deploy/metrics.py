@@ -13,7 +13,7 @@ import yaml
 from manifests import DEPLOY, Object, dashboard, one, plain, rules
 
 OUTCOMES_OF_TAKES = ("finished", "failed", "cancelled", "refused")
-OUTCOMES_OF_REQUESTS = ("answered", "invalid", "unavailable", "failed", "cancelled")
+OUTCOMES_OF_REQUESTS = ("answered", "invalid", "unavailable", "failed", "cancelled", "canary")
 ANY = ()  # of a label's values
 
 # name -> its own labels, with the values that each may have
