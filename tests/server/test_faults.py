@@ -371,6 +371,19 @@ def test_nothing_new_is_taken_while_what_plays_is_finished(serve: Serve, pool: T
     assert serve.ended(80) == 0
 
 
+def test_a_process_killed_during_a_stop_ends_it_instead_of_letting_everybody_wait(
+    serve: Serve, pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    futures = in_flight(serve, pool)
+    serve.process.send_signal(signal.SIGTERM)
+    time.sleep(1.0)
+    os.kill(victim(tmp_path, DECODER), signal.SIGKILL)
+    errors_within(futures, MOST_SECONDS)
+    assert serve.ended(MOST_SECONDS) == 1
+    assert "a model's process ended by itself" in "".join(serve.lines)
+    assert serve.lines[-1] == "songstarter: stopped before every request in flight was answered\n"
+
+
 @pytest.mark.parametrize("model", [TEXT_ENCODER, DECODER, STREAM_MODEL])
 def test_canaries_name_a_model_that_is_dead(
     serve: Serve, embedded_repository: Path, tmp_path: Path, model: str
