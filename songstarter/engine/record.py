@@ -30,6 +30,11 @@ class OrderRecord:
         return "finished" if self.error is None else OUTCOMES.get(type(self.error), "failed")
 
     def write(self) -> None:
+        """Write the line, once, and let go of what it was about.
+
+        Takes know who delivers for them, who knows this record; an error knows the frames that it came through. Such a
+        circle would keep an order's prefix until Python next looks for circles, which can be minutes.
+        """
         waited = [take.seconds_waited for take in self.takes if take.seconds_waited is not None]
         event_log.write(
             "order",
@@ -41,3 +46,4 @@ class OrderRecord:
             frames=self.takes[0].beginning.frames if self.takes else None,
             **(event_log.facts_of(self.error) if self.error else {}),
         )
+        self.takes, self.error = (), None

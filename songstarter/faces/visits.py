@@ -150,6 +150,9 @@ class VisitBook:
                 self._seconds.append(seconds)
         if outcome != CANARY:
             _write(visit, outcome, seconds, error)
+        # The reason knows the frames that it came through, and they know the visit: a circle, which would keep prefixes
+        # and waveforms until Python next looks for circles.
+        visit.stopped = None
 
     def readings(self) -> Readings:
         """The metrics of ``metrics.REQUEST_FAMILIES``; observations are told once."""

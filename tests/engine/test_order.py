@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import queue
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,3 +161,34 @@ def test_a_song_of_several_windows_has_a_prefix_for_each_or_one_for_all(desk: Or
 def test_an_opening_must_leave_room_in_its_window(desk: OrderDesk) -> None:
     with pytest.raises(InvalidRequest, match="fewer than 1500 frames"):
         desk.accept(order(frames=of(2000), opening=np.zeros((8, 1500), np.int32)), print)
+
+
+@pytest.mark.parametrize("end", ["finished", "cancelled", "refused"])
+def test_what_an_order_brought_goes_with_its_end(desk: OrderDesk, end: str) -> None:
+    """At once, without Python's search for cycles: that comes seldom, and a prefix has hundreds of kilobytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        gone = weakref.ref(_an_order_that_ends(desk, end))
+        deadline = time.monotonic() + 5  # the engine's thread may still be in the step that ended it
+        while gone() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def _an_order_that_ends(desk: OrderDesk, end: str) -> Any:
+    """Its prefix, which nobody else holds."""
+    prefix = np.zeros((1, 5, HIDDEN), np.float32)
+    if end == "refused":
+        with pytest.raises(InvalidRequest):
+            desk.accept(order(prefix=prefix, frames=of(0)), print)
+        return prefix
+    told: queue.SimpleQueue[Response] = queue.SimpleQueue()
+    takes = desk.accept(order(prefix=prefix, frames=of(50)), told.put)
+    if end == "cancelled":
+        takes[0].cancel()
+    del takes
+    desk.delivered(told.get(timeout=20))
+    return prefix

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
@@ -284,3 +286,30 @@ def test_without_a_thread_to_be_had_a_request_is_refused_and_its_place_free(
             assert "no thread" in str(ask(desk))
     assert set(ask(desk)) == {"output"}
     assert desk.readings().values[Series(REQUESTS, ("unavailable",))] == 3
+
+
+@pytest.mark.parametrize("end", ["answered", "failed", "stopped"])
+def test_a_visit_goes_with_its_end(desk: RequestDesk, face: SmallFace, end: str) -> None:
+    """At once, without Python's search for cycles: that comes seldom, and its frames hold prefixes and waveforms."""
+    seen: list[weakref.ref[Visit]] = []
+
+    def answer(values: Any, visit: Visit) -> Generator[dict[str, Any], None, None]:
+        seen.append(weakref.ref(visit))
+        if end == "failed":
+            raise TakeFailed("ill")
+        if end == "stopped":
+            visit.stop(Cancelled("gone"))
+            visit.go_on()
+        yield {"output": np.zeros(2)}
+
+    face.answer = answer  # type: ignore[method-assign]
+    gc.collect()
+    gc.disable()
+    try:
+        ask(desk)
+        deadline = time.monotonic() + 5
+        while seen[0]() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert seen[0]() is None
+    finally:
+        gc.enable()
