@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from songstarter.contract import FIELDS, Datatype, Field
 from songstarter.errors import Description, InvalidRequest
 
@@ -103,12 +105,12 @@ class Request:
         given = {field.name: _plain(field, values.get(field.name)) for field in fields}
         if given["continuation"] and given["input_audio"] is None:
             raise InvalidRequest("input_audio", Description("nothing"), "an audio file when continuation is true")
-        end = given["continuation_end"]
+        start, end = (_as_written(given[name]) for name in ("continuation_start", "continuation_end"))
         return cls(
             prompt=_prompt(given["prompt"]),
             audio=given["input_audio"],
             continuation=given["continuation"],
-            slice=Slice(given["continuation_start"], None if end == TO_THE_END else end),
+            slice=Slice(start, None if end == TO_THE_END else end),
             duration=_duration(given["duration"], shortest, longest),
             normalization=given["normalization_strategy"],
             sampling=Sampling(given["temperature"], given["top_k"], given["top_p"], given["classifier_free_guidance"]),
@@ -161,6 +163,12 @@ def _prompt(text: str) -> str:
     if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text):
         raise InvalidRequest("prompt", Description("a control character"), "text without control characters")
     return text
+
+
+def _as_written(number: float) -> float:
+    """The decimal that a caller wrote and fp32 could not hold: the shortest that becomes the same fp32."""
+    with np.errstate(over="ignore"):  # too large is refused, by a sentence
+        return float(str(np.float32(number)))
 
 
 def _duration(seconds: float, shortest: float, longest: float) -> float:

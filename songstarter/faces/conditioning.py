@@ -32,7 +32,6 @@ from songstarter.windows import windows_of
 TOKENIZER = Path("songstarter/1/tokenizer.json")
 FILES_AT_ONCE = 2  # that are decoded: each may take half a gigabyte for a moment
 MAX_AUDIO_BYTES = 32 * 2**20
-STEREO = 2  # what the original keeps of a file with more channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +129,7 @@ class Conditioner:
         seen = facts.samples if len(starts) == 1 else starts[-1] + span
         rate = self._checkpoint.sample_rate
         start = clip.slice_seconds(0, seen / rate + 1)  # more than is seen, for the filter's sake
-        mono = _resampled(start, rate).with_channels(min(clip.channels, STEREO)).mono()
+        mono = _resampled(start, rate).with_channels(min(clip.channels, self._checkpoint.channels)).mono()
         return mono.samples[:, :seen] if len(starts) == 1 else mono.samples
 
     def _melodies(self, samples: Samples, request: Request, facts: Melody) -> list[Array]:

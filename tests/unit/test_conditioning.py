@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import queue
 import threading
 import time
 import tracemalloc
@@ -228,45 +229,48 @@ def test_many_long_files_at_once_cost_the_memory_of_two(continuation: bool) -> N
 
 def test_the_urgent_are_heard_first_and_those_who_left_not_at_all() -> None:
     """Where files wait to be opened: they take their time, and a caller who is gone must take nobody's."""
-    begun, may_go_on = threading.Semaphore(0), threading.Event()
-    heard: list[float] = []
-
-    class Waiting(Stages):
-        def run(self, model: str, inputs: Tensors) -> Tensors:
-            if model == MELODY_ENCODER and inputs["waveform"].any():
-                heard.append(float(inputs["samples"].item()))
-            return super().run(model, inputs)
-
-    made = conditioner(Waiting())
-    condition(made, request())
+    begun: queue.SimpleQueue[int] = queue.SimpleQueue()
+    may_go_on = threading.Semaphore(0)
+    made = conditioner(Stages())
     opened = made._clip
 
     def slow_clip(asked: Request, audio: bytes) -> Waveform:
-        begun.release()
-        assert may_go_on.wait(10)
+        begun.put(asked.priority)
+        assert may_go_on.acquire(timeout=10)
         return opened(asked, audio)
 
     made._clip = slow_clip  # type: ignore[method-assign]
 
-    def ask(samples: int, priority: int, *, gone: bool = False) -> tuple[Request, Visit]:
-        asked = request(input_audio=wav(np.ones(samples) / 2), duration=1, priority=priority)
+    def asked_by(priority: int, *, gone: bool = False) -> tuple[Request, Visit]:
+        asked = request(input_audio=wav(np.ones(1_000) / 2), duration=1, priority=priority)
         visit = Visit("test")
         visit.understood(asked)
         if gone:
             visit.stop(Cancelled("the caller left"))
         return asked, visit
 
-    first = [ask(100, 3) for _ in range(FILES_AT_ONCE)]
-    later = [ask(110, 3, gone=True), ask(120, 5), ask(130, 1)]
     with ThreadPoolExecutor(8) as threads:
-        asked = [threads.submit(made.condition, *one) for one in first]
-        for _ in first:
-            assert begun.acquire(timeout=10)
-        for one in later:
-            asked.append(threads.submit(made.condition, *one))
-            time.sleep(0.1)  # they come one after the other
+        first = [threads.submit(made.condition, *asked_by(3)) for _ in range(FILES_AT_ONCE)]
+        assert [begun.get(timeout=10) for _ in first] == [3] * FILES_AT_ONCE
+        left = threads.submit(made.condition, *asked_by(2, gone=True))
         with pytest.raises(Cancelled):
-            asked[FILES_AT_ONCE].result(10)
-        may_go_on.set()
-    assert sorted(heard) == [10, 10, 12, 13]
-    assert heard.index(13) < heard.index(12)
+            left.result(10)
+        patient = threads.submit(made.condition, *asked_by(5))
+        time.sleep(0.2)  # it waits
+        urgent = threads.submit(made.condition, *asked_by(1))
+        time.sleep(0.2)
+        may_go_on.release()
+        assert begun.get(timeout=10) == 1
+        for _ in range(FILES_AT_ONCE + 1):
+            may_go_on.release()
+        for one in (*first, patient, urgent):
+            one.result(10)
+    assert begun.get_nowait() == 5
+
+
+def test_a_mono_checkpoint_hears_all_channels_of_a_melody() -> None:
+    """As of an opening (spec 5.3)."""
+    mono = replace(STEREO, channels=1, delays=(0, 1))
+    channels = np.stack([np.full(1_000, level) for level in (0.0, 0.0, 0.9)], axis=1)
+    found = condition(conditioner(Stages(), mono), request(input_audio=wav(channels), duration=1))
+    assert found.prefix[0, 0, 0] == pytest.approx(30, rel=0.01)

@@ -165,3 +165,11 @@ def test_any_values_of_the_right_types_make_a_request_or_a_refusal(values: dict[
         assert 1 <= request.variations <= 8
         assert 0 <= request.seed <= MAX_SEED
     assert refused in {None, *(field.name for field in FIELDS)}
+
+
+@pytest.mark.parametrize("tenths", [7, 9, 13, 97, 2999])
+def test_a_slice_starts_where_the_caller_wrote(tenths: int) -> None:
+    """Triton's inputs are fp32, which holds 0.7 as a little less: a sample less, and a frame more of an opening."""
+    seconds = tenths / 10
+    parsed = parse(continuation_start=float(np.float32(seconds)), continuation_end=float(np.float32(seconds + 1)))
+    assert (parsed.slice.start, parsed.slice.end) == (seconds, round(seconds + 1, 1))
