@@ -48,6 +48,8 @@ class CodecDecoder(nn.Module):
         self.conv = unpadded(first)
         self.lstm = recurrent.lstm
         self.upsampling = RaggedLayers(nn.ModuleList(rest))
+        if codec.config.pad_mode != "reflect":
+            raise UnknownCheckpoint(f"the codec's pad_mode is {codec.config.pad_mode!r}; expected 'reflect'")
         if self.conv.kernel_size != (2 * REACH + 1,) or self.conv.dilation != (1,):
             raise UnknownCheckpoint(f"the codec's first convolution is {self.conv}; expected one of 7 frames")
 

@@ -36,13 +36,27 @@ def write_audiocraft(loaded: Loaded, folder: Path, *, reference: bool) -> None:
     """Write ``state_dict.bin`` and ``compression_state_dict.bin``: a codec, or only the name of one."""
     folder.mkdir(parents=True, exist_ok=True)
     config = loaded.model.decoder.config
-    settings = {"transformer_lm": {"num_heads": config.num_attention_heads, "dim": config.hidden_size}}
+    settings = {
+        "lm_model": "transformer_lm",
+        "codebooks_pattern": {"modeling": "delay", "delay": {"delays": list(loaded.delays)}},
+        "transformer_lm": {
+            "num_heads": config.num_attention_heads,
+            "dim": config.hidden_size,
+            "activation": "gelu",
+            "norm": "layer_norm",
+            "norm_first": True,
+            "positional_embedding": "sin",
+            "causal": True,
+        },
+    }
     _write(folder / "state_dict.bin", _language_model(loaded), settings)
     codec = folder / "compression_state_dict.bin"
     if reference:
         torch.save({"pretrained": REFERENCE, "exported": True, "version": "1.2.0"}, codec)
     else:
-        _write(codec, _codec(loaded), {"sample_rate": 32_000, "seanet": {"causal": False, "pad_mode": "reflect"}})
+        # Hydra's references are stored as they were written.
+        seanet = {"causal": "${encodec.causal}", "pad_mode": "reflect"}
+        _write(codec, _codec(loaded), {"sample_rate": 32_000, "encodec": {"causal": False}, "seanet": seanet})
 
 
 def _write(path: Path, state: OrderedDict[str, torch.Tensor], settings: dict[str, object]) -> None:

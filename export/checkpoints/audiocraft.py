@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
+from torch import nn
 from transformers import EncodecModel
 
 from export.checkpoints.audiocraft_codec import codec_from_state
@@ -21,6 +20,7 @@ from export.checkpoints.compose import DECODER_CONFIGS, LANGUAGE_MODELS, Languag
 from export.checkpoints.hub import file_of
 from export.checkpoints.loaded import Loaded, MusicGen
 from export.checkpoints.pickles import read_pickle
+from export.checkpoints.stored_settings import StoredSettings
 from export.checkpoints.transformers_folder import load_codec, load_text_encoder, load_tokenizer
 from songstarter.checkpoint import Family, exact_division
 from songstarter.errors import UnknownCheckpoint
@@ -78,27 +78,24 @@ def load_audiocraft(source: str, weights: Path, *, text_encoder: str | None, cod
     state = content.get("best_state")
     if not isinstance(state, dict):
         raise UnknownCheckpoint(f"{source}: {weights.name} has no 'best_state' with the weights of a language model")
-    settings = _settings(content)
-    text_source = text_encoder or _text_encoder_name(settings)
+    settings = StoredSettings(content)
+    text_source = text_encoder or settings.get("conditioners.description.t5.name", TEXT_ENCODER)
     codec_model = _codec_of(source, codec)
     sizes = _sizes(source, state)
     channels = exact_division(sizes.codebooks, codec_model.quantizer.num_quantizers)
-    decoder = _empty_decoder(sizes, channels, settings.get("transformer_lm", {}).get("num_heads"))
+    decoder = _empty_decoder(sizes, channels, settings.get("transformer_lm.num_heads"))
     model = compose(sizes.family, text_encoder=load_text_encoder(text_source), codec=codec_model, decoder=decoder)
+    _project_equal_widths(model)
     _fill(source, model, state)
-    return Loaded(source, model, load_tokenizer(text_source))
+    loaded = Loaded(source, model, load_tokenizer(text_source))
+    settings.require_musicgen(source, loaded.delays)
+    return loaded
 
 
-def _settings(content: dict[str, Any]) -> dict[str, Any]:
-    """The stored Hydra configuration, which is a YAML string; empty where there is none."""
-    text = content.get("xp.cfg")
-    settings = yaml.safe_load(text) if isinstance(text, str) else None
-    return settings if isinstance(settings, dict) else {}
-
-
-def _text_encoder_name(settings: dict[str, Any]) -> str:
-    conditioner = (settings.get("conditioners") or {}).get("description") or {}
-    return (conditioner.get("t5") or {}).get("name", TEXT_ENCODER)
+def _project_equal_widths(model: MusicGen) -> None:
+    """audiocraft always projects the text, transformers only where the widths differ (spec 3.1)."""
+    if not hasattr(model, "enc_to_dec_proj"):
+        model.enc_to_dec_proj = nn.Linear(model.text_encoder.config.hidden_size, model.decoder.config.hidden_size)
 
 
 def _codec_of(source: str, given: str | None) -> EncodecModel:
@@ -110,7 +107,7 @@ def _codec_of(source: str, given: str | None) -> EncodecModel:
         raise UnknownCheckpoint(f"{given or source}: found no codec; expected {CODEC_FILE}, or name one with --codec")
     content = read_pickle(path)
     if isinstance(content.get("best_state"), dict):
-        return codec_from_state(content["best_state"], _settings(content))
+        return codec_from_state(content["best_state"], StoredSettings(content))
     if not isinstance(content.get("pretrained"), str):
         raise UnknownCheckpoint(f"{source}: {CODEC_FILE} holds neither a codec nor the name of one")
     return load_codec(content["pretrained"].removeprefix("//pretrained/"))

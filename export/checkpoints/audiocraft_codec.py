@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
 from transformers import EncodecConfig, EncodecModel
 
+from export.checkpoints.stored_settings import StoredSettings
 from songstarter.errors import UnknownCheckpoint
 
 State = dict[str, torch.Tensor]
@@ -22,7 +22,7 @@ _RENAMES: tuple[tuple[str, str], ...] = (
 )
 
 
-def codec_from_state(stored: State, settings: dict[str, Any]) -> EncodecModel:
+def codec_from_state(stored: State, settings: StoredSettings) -> EncodecModel:
     """Build the codec that a self-contained ``compression_state_dict.bin`` holds.
 
     Raises:
@@ -44,9 +44,8 @@ def _renamed(key: str) -> str:
     return key
 
 
-def _config(state: State, settings: dict[str, Any]) -> EncodecConfig:
+def _config(state: State, settings: StoredSettings) -> EncodecConfig:
     """Sizes from the shapes of the tensors; padding, causality and rate, which no tensor tells, from the settings."""
-    seanet = settings.get("seanet") or {}
     rate = settings.get("sample_rate", SAMPLE_RATE)
     size, latent = state["quantizer.layers.0.codebook.embed"].shape
     filters, channels, kernel = _weight(state, "encoder.layers.0").shape
@@ -68,8 +67,8 @@ def _config(state: State, settings: dict[str, Any]) -> EncodecConfig:
         num_lstm_layers=_count(state, r"encoder\.layers\.\d+\.lstm\.weight_ih_l\d+"),
         codebook_size=size,
         use_conv_shortcut=any(".shortcut." in key for key in state),
-        use_causal_conv=bool(seanet.get("causal", False)),
-        pad_mode=seanet.get("pad_mode", "reflect"),
+        use_causal_conv=settings.flag("seanet.causal", False),
+        pad_mode=settings.get("seanet.pad_mode", "reflect"),
     )
 
 

@@ -36,6 +36,8 @@ def load(source: str, *, text_encoder: str | None = None, codec: str | None = No
 
 def _load_named(source: str, text_encoder: str | None, codec: str | None) -> Loaded:
     if config := file_of(source, "config.json"):
+        if codec:
+            raise UnknownCheckpoint(f"{source}: a transformers folder holds its codec: leave --codec out")
         return load_transformers(source, config, tokenizer_source=text_encoder)
     if weights := file_of(source, LANGUAGE_MODEL_FILE):
         return load_audiocraft(source, weights, text_encoder=text_encoder, codec=codec)

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from audiocraft_folder import write_audiocraft
+from transformers import T5EncoderModel
 
 from export.checkpoints import Loaded, load, make_checkpoint, save
+from export.checkpoints.compose import compose
 from export.checkpoints.pickles import read_pickle
 from songstarter.errors import UnknownCheckpoint, UnsafeCheckpoint
 
@@ -157,3 +160,65 @@ def test_an_id_is_one_sentence_when_the_hub_cannot_be_reached(monkeypatch: pytes
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UnknownCheckpoint, match="the hub cannot be reached"):
         load("nobody/no-such-checkpoint")
+
+
+def configure(pickle: Path, settings: dict[str, object]) -> None:
+    """Give stored weights another configuration."""
+    torch.save(torch.load(pickle, weights_only=True) | {"xp.cfg": yaml.safe_dump(settings)}, pickle)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"lm_model": "transformer_lm_magnet"}, "lm_model is 'transformer_lm_magnet'; expected 'transformer_lm'"),
+        ({"codebooks_pattern": {"modeling": "parallel"}}, "codebooks_pattern.modeling is 'parallel'"),
+        ({"codebooks_pattern": {"delay": {"delays": [0, 1, 2, 4]}}}, "delays is .* expected"),
+        ({"transformer_lm": {"activation": "relu"}}, "transformer_lm.activation is 'relu'; expected 'gelu'"),
+        ({"transformer_lm": {"norm_first": False}}, "transformer_lm.norm_first is False; expected True"),
+        ({"transformer_lm": {"causal": "${my.causal}"}, "my": {"causal": False}}, "causal is False; expected True"),
+        ({"transformer_lm": {"causal": "${transformer_lm.causal}"}}, "transformer_lm.causal refers to itself"),
+    ],
+)
+def test_a_language_model_that_computes_otherwise_is_refused(
+    melody_mono_checkpoint: Loaded, tmp_path: Path, settings: dict[str, object], sentence: str
+) -> None:
+    """No tensor would show it."""
+    write_audiocraft(melody_mono_checkpoint, tmp_path / "folder", reference=False)
+    melody_mono_checkpoint.text_encoder.save_pretrained(tmp_path / "t5")
+    melody_mono_checkpoint.tokenizer.save_pretrained(tmp_path / "t5")
+    weights = tmp_path / "folder" / "state_dict.bin"
+    configure(weights, settings)
+    with pytest.raises(UnknownCheckpoint, match=sentence):
+        load(str(tmp_path / "folder"), text_encoder=str(tmp_path / "t5"))
+
+
+def test_a_stored_codec_whose_causality_nobody_says_is_refused(melody_checkpoint: Loaded, tmp_path: Path) -> None:
+    write_audiocraft(melody_checkpoint, tmp_path / "folder", reference=False)
+    codec = tmp_path / "folder" / "compression_state_dict.bin"
+    configure(codec, {"seanet": {"causal": "${oc.env:CAUSAL}"}})
+    with pytest.raises(UnknownCheckpoint, match=r"seanet.causal is '\$\{oc.env:CAUSAL\}'; expected true or false"):
+        load(str(tmp_path / "folder"))
+
+
+def test_a_text_as_wide_as_the_language_model_is_projected_all_the_same(
+    text_checkpoint: Loaded, tmp_path: Path
+) -> None:
+    """audiocraft always does; transformers only where the widths differ."""
+    made = deepcopy(text_checkpoint)
+    width = made.model.decoder.config.hidden_size
+    config = deepcopy(made.text_encoder.config)
+    config.d_model = width
+    model = compose(made.family, text_encoder=T5EncoderModel(config), codec=made.codec, decoder=made.model.decoder)
+    model.enc_to_dec_proj = torch.nn.Linear(width, width)
+    made = replace(made, model=model)
+    write_audiocraft(made, tmp_path / "folder", reference=False)
+    made.text_encoder.save_pretrained(tmp_path / "t5")
+    made.tokenizer.save_pretrained(tmp_path / "t5")
+    found = load(str(tmp_path / "folder"), text_encoder=str(tmp_path / "t5"))
+    torch.testing.assert_close(found.model.enc_to_dec_proj.weight, model.enc_to_dec_proj.weight)
+
+
+def test_a_codec_for_a_folder_that_holds_one_is_refused(melody_checkpoint: Loaded, tmp_path: Path) -> None:
+    save(melody_checkpoint, tmp_path)
+    with pytest.raises(UnknownCheckpoint, match="a transformers folder holds its codec: leave --codec out"):
+        load(str(tmp_path), codec="anything")
