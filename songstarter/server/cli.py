@@ -53,6 +53,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a model that has not answered a test request for so long counts as hung",
     )
     parser.add_argument("--run-directory", type=Path, default=Path("run"), help="where Triton's log is kept")
+    _configure_tracing(parser)
+    parser.add_argument("--verbose", action="store_true", help="show Triton's log too")
+
+
+def _configure_tracing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace-to",
         metavar="URL",
@@ -61,7 +66,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace-every", type=int, default=1, metavar="N", help="trace one request in N (with --trace-to)"
     )
-    parser.add_argument("--verbose", action="store_true", help="show Triton's log too")
 
 
 def port(text: str) -> int:
