@@ -1,4 +1,4 @@
-"""What installing the package does besides copying files: compile the decoder in C, where there is a compiler."""
+"""What installing the package does besides copying files: compile what is in C, where there is a compiler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CompileDecoder(BuildHookInterface):  # type: ignore[type-arg]
         try:
             libraries = native.compile_all()
         except native.CannotCompile as reason:
-            self.app.display_warning(f"without the decoder in C, its ONNX graph will run instead: {reason}")
+            self.app.display_warning(f"without anything in C, the ONNX graphs will run instead: {reason}")
             return
         build_data["tag"] = "py3-none-linux_x86_64"
         build_data["artifacts"] += [str(path.relative_to(self.root)) for path in libraries]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import queue
 import re
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+from songstarter.array import Array
 from songstarter.contract import DECODER
 from songstarter.engine.order import OrderDesk, Response, outputs
 from songstarter.faces.stages import Tensors
@@ -17,24 +20,34 @@ from songstarter.stages.session import Session
 COUNT = re.compile(r"instance_group \[ \{ kind: \w+ count: (\d+) \} \]")
 
 
+class Computation(Protocol):
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
+
+
 class Instances:
     """A stage model's instances: so many runs at once, of so many threads each, as its configuration says."""
 
-    def __init__(self, session: Session, count: int) -> None:
-        self._session = session
-        self._free = threading.BoundedSemaphore(count)
+    def __init__(self, sessions: Sequence[Computation]) -> None:
+        self._free: queue.SimpleQueue[Computation] = queue.SimpleQueue()
+        for session in sessions:
+            self._free.put(session)
 
     @classmethod
     def of(cls, folder: Path) -> Instances:
         config = (folder / "config.pbtxt").read_text()
-        threads = int(parameters(folder.parent, folder.name)["intra_op_thread_count"])
+        settings = parameters(folder.parent, folder.name)
+        graph, threads = folder / "1" / "model.onnx", int(settings["intra_op_thread_count"])
+        twin = importlib.import_module(settings["twin"]).open_twin if "twin" in settings else lambda graph: None
         count = COUNT.search(config)
         assert count is not None
-        return cls(Session(folder / "1" / "model.onnx", threads=threads, spins=False), int(count[1]))
+        return cls([twin(graph) or Session(graph, threads=threads, spins=False) for _ in range(int(count[1]))])
 
     def run(self, inputs: Tensors) -> Tensors:
-        with self._free:
-            return self._session.run(inputs)
+        session = self._free.get()
+        try:
+            return session.run(inputs)
+        finally:
+            self._free.put(session)
 
 
 class LocalStages:

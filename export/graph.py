@@ -8,7 +8,7 @@ over shared memory, integer matrix products) have no torch counterpart. Weights 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -101,7 +101,7 @@ class Graph:
         return tensor
 
     def _write(self) -> None:
-        self._write_index()
+        write_index(self._path, self._weights.values(), {})
         graph = helper.make_graph(
             self._nodes, self._path.stem, self._inputs, self._outputs, list(self._weights.values())
         )
@@ -109,14 +109,19 @@ class Graph:
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="songstarter")
         onnx.save_model(model, self._path)
 
-    def _write_index(self) -> None:
-        """Name -> type, shape and offset of what is in the data file, for those who read it without onnx."""
-        found = {tensor.name: tensor for tensor in self._weights.values() if tensor.external_data}
-        index = {
-            name: (helper.tensor_dtype_to_np_dtype(tensor.data_type).name, list(tensor.dims), offset_of(tensor))
-            for name, tensor in found.items()
-        }
-        self._path.with_name(self._path.name + INDEX_SUFFIX).write_text(json.dumps(index))
+
+def write_index(path: Path, tensors: Iterable[TensorProto], names: Mapping[str, str]) -> None:
+    """Name -> type, shape and offset of what is in a graph's data file, for those who read it without onnx.
+
+    ``names`` are others for the same tensors, with their own.
+    """
+    index = {
+        tensor.name: (helper.tensor_dtype_to_np_dtype(tensor.data_type).name, list(tensor.dims), offset_of(tensor))
+        for tensor in tensors
+        if tensor.external_data
+    }
+    index |= {name: index[own] for name, own in names.items() if own in index}
+    path.with_name(path.name + INDEX_SUFFIX).write_text(json.dumps(index))
 
 
 def offset_of(tensor: TensorProto) -> int:

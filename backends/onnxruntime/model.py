@@ -3,15 +3,20 @@
 Triton prefers a native libtriton_onnxruntime.so of the same name, so that one model repository works in the
 official container, with its native backend, and wherever pip works, with this one. Honoured of config.pbtxt:
 max_batch_size, input, output, dynamic_batching, instance_group, default_model_filename and the parameters
-intra_op_thread_count, inter_op_thread_count, execution_mode, enable_mem_arena and session.* (any onnxruntime session
-entry).
+intra_op_thread_count, inter_op_thread_count, execution_mode, enable_mem_arena, session.* (any onnxruntime session
+entry), and one that the native backend passes over:
+
+    twin    a Python module whose open_twin(graph) gives something that computes the same on a CPU, by run(feeds) ->
+            outputs by name; or None where it cannot, and then onnxruntime does
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Hashable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +38,13 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         device = int(args["model_instance_device_id"])
-        self.session = open_session(config, args["model_instance_kind"], device)
+        session = open_session(config, args["model_instance_kind"], device)
         self.batched = config["max_batch_size"] > 0
-        check("input", config["input"], self.session.get_inputs(), self.batched)
-        check("output", config["output"], self.session.get_outputs(), self.batched)
-        self.outputs = [output["name"] for output in config["output"]]
+        check("input", config["input"], session.get_inputs(), self.batched)
+        check("output", config["output"], session.get_outputs(), self.batched)
+        outputs = [output["name"] for output in config["output"]]
+        twin = open_twin(config) if args["model_instance_kind"] == "CPU" else None
+        self.compute = twin.run if twin else partial(run_session, session, outputs)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request; those whose tensors agree in all but the batch dimension share one run."""
@@ -65,14 +72,19 @@ class TritonPythonModel:
     def run(self, feeds: list[Feed]) -> list[Feed]:
         """Outputs of each feed [batch, ...], computed in one session.run."""
         if len(feeds) == 1:
-            return [dict(zip(self.outputs, self.session.run(self.outputs, feeds[0]), strict=True))]
+            return [self.compute(feeds[0])]
         whole = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
         ends = np.cumsum([len(next(iter(feed.values()))) for feed in feeds])
-        parts = [np.split(array, ends[:-1]) for array in self.session.run(self.outputs, whole)]
-        return [dict(zip(self.outputs, arrays, strict=True)) for arrays in zip(*parts, strict=True)]
+        outputs = self.compute(whole)
+        parts = [np.split(array, ends[:-1]) for array in outputs.values()]
+        return [dict(zip(outputs, arrays, strict=True)) for arrays in zip(*parts, strict=True)]
 
     def finalize(self) -> None:
-        del self.session
+        del self.compute
+
+
+def run_session(session: ort.InferenceSession, outputs: Sequence[str], feed: Feed) -> Feed:
+    return dict(zip(outputs, session.run(outputs, feed), strict=True))
 
 
 def response(answer: Feed | Exception, wanted: set[str]) -> Any:
@@ -94,7 +106,7 @@ def sentence(error: Exception) -> str:
 def open_session(config: dict[str, Any], kind: str, device: int) -> ort.InferenceSession:
     """Open the model's graph on the CPU or one GPU, or say in one sentence why that cannot be."""
     gpu = [("CUDAExecutionProvider", {"device_id": device})] if kind == "GPU" else []
-    path = Path(pb_utils.get_model_dir()) / (config.get("default_model_filename") or "model.onnx")
+    path = graph_of(config)
     if not path.is_file():
         raise pb_utils.TritonModelException(f"{path.name} of {config['name']} is missing: export the checkpoint first")
     try:
@@ -107,6 +119,16 @@ def open_session(config: dict[str, Any], kind: str, device: int) -> ort.Inferenc
             " its CUDA libraries, or hide the GPU with CUDA_VISIBLE_DEVICES="
         )
     return session
+
+
+def open_twin(config: dict[str, Any]) -> Any | None:
+    """What computes the graph in onnxruntime's place, if the configuration names one and it can."""
+    module = config.get("parameters", {}).get("twin", {}).get("string_value")
+    return importlib.import_module(module).open_twin(graph_of(config)) if module else None
+
+
+def graph_of(config: dict[str, Any]) -> Path:
+    return Path(pb_utils.get_model_dir()) / (config.get("default_model_filename") or "model.onnx")
 
 
 def session_options(config: dict[str, Any]) -> ort.SessionOptions:

@@ -33,7 +33,7 @@ class Face:
         fields: Sequence[Field] = FIELDS,
         max_duration: float = 300.0,
         max_audio_seconds: float = 600.0,
-        codec_calls: float = 6,
+        codec_calls: float = 4,
     ) -> None:
         """Read the exported repository.
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from functools import partial
-
-import numpy as np
 
 from songstarter.array import Array
 from songstarter.audio_file import data_uri, encode
@@ -52,16 +48,6 @@ class Renderer:
         return Waveform(song.push(self.by_channel(frames)), self._checkpoint.sample_rate)
 
     def _decode(self, visit: Visit, inputs: Tensors) -> Tensors:
-        """A call of the codec for each channel, at once: every instance of it that is free takes one."""
-        count = self._checkpoint.channels
-        with ThreadPoolExecutor(count) as pool:
-            calls = [
-                pool.submit(copy_context().run, self._decode_channel, visit, one)
-                for one in ({name: rows[[channel]] for name, rows in inputs.items()} for channel in range(count))
-            ]
-        answers = [call.result() for call in calls]
-        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-
-    def _decode_channel(self, visit: Visit, inputs: Tensors) -> Tensors:
+        """One call for all channels, which share what they can."""
         with self._turns.turn(visit):
             return self._stages.run(CODEC_DECODER, inputs)

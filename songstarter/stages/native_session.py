@@ -15,15 +15,13 @@ import numpy as np
 
 from songstarter.array import Array
 from songstarter.stages.graph_weights import Weights
-from songstarter.stages.native.compile import INSTRUCTION_SETS, InstructionSet
+from songstarter.stages.native.compile import DECODER, InstructionSet
 from songstarter.stages.native.layout import KINDS, Layout, addresses
+from songstarter.stages.native.processor import instruction_set
 from songstarter.stages.session import Place
 
 MOST_ROWS = 64  # of a call, as in products.h
 BYTES_FOR_A_CORE = 8 << 20
-CPU_FACTS = Path("/proc/cpuinfo")
-
-
 ROWS = ("tokens", "prefix", "memory_rows", "places", "text_lengths")
 
 
@@ -45,7 +43,7 @@ def open_native(graph: Path, *, threads: int) -> NativeSession | None:
     Raises:
         CheckpointError: the graph's weights cannot be read.
     """
-    instructions = instruction_set()
+    instructions = instruction_set(DECODER)
     weights = Weights.of(graph) if instructions else None
     layout = Layout.of(weights) if weights else None
     if instructions is None or layout is None:
@@ -58,25 +56,13 @@ def _busy(weight_bytes: int) -> int:
     return max(1, min(len(os.sched_getaffinity(0)), weight_bytes // BYTES_FOR_A_CORE))
 
 
-def instruction_set() -> InstructionSet | None:
-    """The fastest that this processor has, its kernel allows and the decoder was compiled for."""
-    return next((one for one in usable_instruction_sets() if ctypes.CDLL(str(one.library)).decoder_allowed()), None)
-
-
-def usable_instruction_sets() -> list[InstructionSet]:
-    """All that this processor has and the decoder was compiled for, the fastest first."""
-    lines = CPU_FACTS.read_text().splitlines() if CPU_FACTS.is_file() else []
-    flags = set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
-    return [one for one in INSTRUCTION_SETS if one.needs <= flags and one.library.is_file()]
-
-
 class NativeSession:
     """Stands where ``Session`` would; the memory it works on is the caller's, and it moves none of it."""
 
     def __init__(self, layout: Layout, instructions: InstructionSet, threads: int) -> None:
         self._layout = layout
         self._threads = threads
-        self._library = ctypes.CDLL(str(instructions.library))
+        self._library = ctypes.CDLL(str(instructions.library(DECODER)))
         self._library.decoder_open.restype = ctypes.c_void_p
         self._opened: ctypes.c_void_p | None = None
         self.computed_by = f"decoder.c for {instructions.name}"

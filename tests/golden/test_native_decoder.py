@@ -17,16 +17,18 @@ from export.decoder import form_of, shape_of, write_decoder
 from export.manifest import describe
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint, Family, Precision
-from songstarter.stages import native_session
 from songstarter.stages.conditioning import HIDDEN, SEEN
 from songstarter.stages.decoder import GRAPH, MEMORY_TYPES
 from songstarter.stages.graph_weights import Weights
+from songstarter.stages.native import processor
+from songstarter.stages.native.compile import DECODER
 from songstarter.stages.native.layout import Layout
-from songstarter.stages.native_session import NativeSession, instruction_set, open_native, usable_instruction_sets
+from songstarter.stages.native.processor import instruction_set, usable_instruction_sets
+from songstarter.stages.native_session import NativeSession, open_native
 from songstarter.stages.runtime import OnHost
 from songstarter.stages.session import InPlace, Place, Session
 
-pytestmark = pytest.mark.skipif(instruction_set() is None, reason="not compiled, or made for other processors")
+pytestmark = pytest.mark.skipif(instruction_set(DECODER) is None, reason="not compiled, or made for other processors")
 
 ROWS = 5
 HELD = np.array([[0], [3], [41], [300], [1023]])  # positions that each row holds
@@ -185,7 +187,7 @@ def test_every_instruction_set_gives_the_same_bits(setting: Setting) -> None:
     assert weights is not None
     layout = Layout.of(weights)
     assert layout is not None
-    usable = [NativeSession(layout, one, 2) for one in usable_instruction_sets()]
+    usable = [NativeSession(layout, one, 2) for one in usable_instruction_sets(DECODER)]
     first, *others = [setting.run(session, setting.copy(), 0, HELD) for session in usable]
     for other in others:
         assert np.array_equal(first, other)
@@ -198,7 +200,7 @@ def test_it_runs_where_it_can_and_the_graph_elsewhere(
     assert host.open_decoder(setting.graph, 64).computed_by.startswith("decoder.c")
     assert host.open_decoder(setting.graph, 128).computed_by == "onnxruntime"  # heads it is not made for
     (tmp_path / "cpuinfo").write_text("flags\t: fpu sse2\n")
-    monkeypatch.setattr(native_session, "CPU_FACTS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPU_FACTS", tmp_path / "cpuinfo")
     assert host.open_decoder(setting.graph, 64).computed_by == "onnxruntime"
 
 

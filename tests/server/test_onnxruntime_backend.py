@@ -10,13 +10,26 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
-from tiny_repository import LOOKUP, add_lookup, free_ports, look_up, refusal, write_manifest
+import torch
+import tritonclient.http as triton_http
+from tiny_repository import LOOKUP, add_lookup, free_ports, look_up, refusal, version, write_manifest
+from tritonclient.utils import InferenceServerException
 
+from export.checkpoints.tiny import make_codec
+from export.codec_decoder import export_codec_decoder, memory_of, random_codes
+from songstarter.contract import CODEC_DECODER
 from songstarter.errors import ModelNotLoaded
 from songstarter.server.server import Server
+from songstarter.stages.native.compile import CODEC
+from songstarter.stages.native.processor import instruction_set
+from songstarter.stages.native_codec import open_twin
+from songstarter.stages.session import Session
 
 pytestmark = pytest.mark.triton
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +112,42 @@ def test_a_missing_graph_is_refused_with_the_way_to_get_it(tmp_path: Path) -> No
     add_lookup(tmp_path)
     (tmp_path / "lookup" / "1" / "model.onnx").unlink()
     refused(tmp_path, "model.onnx of lookup is missing: export")
+
+
+@pytest.mark.skipif(instruction_set(CODEC) is None, reason="not compiled, or made for other processors")
+@pytest.mark.parametrize("named", [True, False])
+def test_a_twin_computes_the_graph_where_the_configuration_names_one(named: bool, tmp_path: Path) -> None:
+    config = (ROOT / "model_repository" / CODEC_DECODER / "config.pbtxt").read_text()
+    folder = version(tmp_path, CODEC_DECODER, config if named else config.replace('key: "twin"', 'key: "other"'))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        codec = make_codec(filters=4, latent=16)
+    export_codec_decoder(codec, folder)
+    frames, kept = np.full((2, 1), 10), np.zeros((2, 1), np.int64)
+    call = {
+        "codes": random_codes(codec, 2, 16).numpy(),
+        "frames": frames,
+        "kept": kept,
+        "memory": np.zeros((2, *memory_of(codec)), np.float32),
+    }
+    twin = open_twin(folder / "model.onnx")
+    assert twin is not None
+    expected = (twin if named else Session(folder / "model.onnx", threads=1)).run(call)
+    with Server(write_manifest(tmp_path, [CODEC_DECODER]), free_ports(), tmp_path / "run") as server:
+        client = triton_http.InferenceServerClient(server.http_url.removeprefix("http://"))
+        found = client.infer(CODEC_DECODER, [given(name, array) for name, array in call.items()])
+        assert np.array_equal(found.as_numpy("waveform"), expected["waveform"])
+        assert np.array_equal(found.as_numpy("next_memory"), expected["next_memory"])
+        call["codes"][0, 0, 0] = 10**6
+        with pytest.raises(InferenceServerException) as refusal:
+            client.infer(CODEC_DECODER, [given(name, array) for name, array in call.items()])
+        assert refusal.value.status() == "400"
+
+
+def given(name: str, array: np.ndarray) -> triton_http.InferInput:
+    tensor = triton_http.InferInput(name, list(array.shape), "INT64" if array.dtype == np.int64 else "FP32")
+    tensor.set_data_from_numpy(array)
+    return tensor
 
 
 def refused(repository: Path, reason: str) -> None:

@@ -1,6 +1,6 @@
-"""Compile ``decoder.c`` for every instruction set it is written for: ``python -m songstarter.stages.native.compile``.
+"""Compile what is written in C for every instruction set: ``python -m songstarter.stages.native.compile``.
 
-Installing the package does it too (``hatch_build.py``). It takes a C compiler; without one the ONNX graph runs instead.
+Installing the package does it too (``hatch_build.py``). It takes a C compiler; without one the ONNX graphs run instead.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCE = FOLDER / "decoder.c"
+DECODER, CODEC = PROGRAMS = ("decoder", "codec")  # each a source file that is called so
 COMPILERS = ("cc", "gcc", "clang")
 MACHINE = "x86_64"
 # No traps and no errno: whole vectors may be computed where a single number would do. No contraction: whether a product
@@ -24,34 +25,34 @@ FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", *EXACT, "-Wno-psab
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """One way to compile the source; ``needs`` are the processor's flags as Linux calls them."""
+    """One way to compile the sources; ``needs`` are the processor's flags as Linux calls them."""
 
     name: str
     flags: tuple[str, ...]
     needs: frozenset[str]
 
-    @property
-    def library(self) -> Path:
-        return FOLDER / f"decoder-{self.name}.so"
+    def library(self, program: str) -> Path:
+        return FOLDER / f"{program}-{self.name}.so"
 
 
 _AVX2 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"})
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"})
-_AMX = frozenset({"amx_tile", "amx_int8"})
+_AMX = frozenset({"amx_tile", "amx_int8", "amx_bf16", "avx512_bf16"})
+_TILES = ("-mamx-tile", "-mamx-int8", "-mamx-bf16", "-mavx512bf16")
 _LONG_VECTORS = ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512")
 INSTRUCTION_SETS = (  # the fastest first
-    InstructionSet("amx", (*_LONG_VECTORS, "-mamx-tile", "-mamx-int8"), _AVX2 | _AVX512 | _AMX),
+    InstructionSet("amx", (*_LONG_VECTORS, *_TILES), _AVX2 | _AVX512 | _AMX),
     InstructionSet("avx512vnni", _LONG_VECTORS, _AVX2 | _AVX512),
     InstructionSet("avx2", ("-march=x86-64-v3",), _AVX2),
 )
 
 
 class CannotCompile(Exception):
-    """There is no compiler for this machine, or it refuses the source."""
+    """There is no compiler for this machine, or it refuses a source."""
 
 
 def compile_all() -> list[Path]:
-    """Compile the source beside itself, once for each instruction set that the compiler knows; the libraries.
+    """Compile the sources beside themselves, once for each instruction set that the compiler knows; the libraries.
 
     Raises:
         CannotCompile: there is none, with the reason in one sentence.
@@ -62,9 +63,9 @@ def compile_all() -> list[Path]:
     if compiler is None:
         raise CannotCompile(f"found no C compiler, looked for {', '.join(COMPILERS)}")
     libraries, reasons = [], []
-    for instructions in INSTRUCTION_SETS:
+    for program, instructions in product(PROGRAMS, INSTRUCTION_SETS):
         try:
-            libraries.append(_compile(compiler, instructions))
+            libraries.append(_compile(compiler, program, instructions))
         except CannotCompile as reason:  # an older compiler knows fewer sets
             reasons.append(str(reason))
             print(reason, file=sys.stderr)
@@ -73,18 +74,19 @@ def compile_all() -> list[Path]:
     return libraries
 
 
-def _compile(compiler: str, instructions: InstructionSet) -> Path:
-    fresh = instructions.library.with_suffix(".new")  # a library that is in use must not change
-    command = [compiler, *FLAGS, *instructions.flags, str(SOURCE), "-o", str(fresh), "-lm"]
+def _compile(compiler: str, program: str, instructions: InstructionSet) -> Path:
+    library = instructions.library(program)
+    fresh = library.with_suffix(".new")  # a library that is in use must not change
+    command = [compiler, *FLAGS, *instructions.flags, str(FOLDER / f"{program}.c"), "-o", str(fresh), "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        instructions.library.unlink(missing_ok=True)  # of an older source
-        raise CannotCompile(f"{compiler} failed for {instructions.name}: {done.stderr.strip()}")
-    return fresh.replace(instructions.library)
+        library.unlink(missing_ok=True)  # of an older source
+        raise CannotCompile(f"{compiler} failed for {library.stem}: {done.stderr.strip()}")
+    return fresh.replace(library)
 
 
 if __name__ == "__main__":
     try:
         compile_all()
     except CannotCompile as reason:
-        print(f"the decoder in C was not compiled, its ONNX graph will run instead: {reason}", file=sys.stderr)
+        print(f"nothing in C was compiled, the ONNX graphs will run instead: {reason}", file=sys.stderr)

@@ -1,0 +1,120 @@
+/* An LSTM over rows of different lengths, from a state and back to it; ONNX's order of gates: in, out, forget, cell.
+
+   What a column brings is one product for the whole row; what the state brings is one for each moment, over all rows
+   that still run, so that rows share each reading of those weights. That reading is what takes the time, so they are
+   kept in 16 bits, with a scale for each output: half of what fp32 would read, and exact to 2^-16 of the largest. */
+
+#ifndef SONGSTARTER_LSTM_H
+#define SONGSTARTER_LSTM_H
+
+#include "signal_products.h"
+
+enum { GATES = 4, MOST_STATES = 8 };
+
+typedef struct {
+    int16_t *panels; /* [outputs / LANES][inputs][LANES] */
+    float *scales;   /* [outputs] */
+    int inputs, outputs;
+} StateWeights;
+
+typedef struct {
+    Product of_input; /* [wide] -> [GATES * wide] */
+    StateWeights of_state;
+} Recurrence;
+
+/* Weights [inputs, outputs] as levels of +-32767. */
+static StateWeights state_weights_of(const float *weights, int inputs, int outputs) {
+    StateWeights w = {
+        allocate((size_t)inputs * outputs * sizeof *w.panels), allocate(outputs * sizeof *w.scales), inputs, outputs};
+    for (int output = 0; w.panels && w.scales && output < outputs; output++) {
+        float peak = 1e-30f;
+        for (int k = 0; k < inputs; k++)
+            peak = fmaxf(peak, fabsf(weights[(size_t)k * outputs + output]));
+        w.scales[output] = peak / INT16_MAX;
+        int16_t *to = w.panels + (size_t)(output / LANES) * inputs * LANES + output % LANES;
+        for (int k = 0; k < inputs; k++)
+            to[k * LANES] = (int16_t)rintf(weights[(size_t)k * outputs + output] / w.scales[output]);
+    }
+    return w;
+}
+
+/* LANES outputs of `rows` states, a constant once inlined; brought [row * stride] is added. */
+static inline __attribute__((always_inline)) void multiply_states(
+    const int rows, const StateWeights *w, const float *x, int output, const float *brought, ptrdiff_t stride, float *to) {
+    const int16_t *panel = w->panels + (size_t)output * w->inputs;
+    Register sums[MOST_STATES][HALVES];
+    memset(sums, 0, sizeof sums);
+    for (int k = 0; k < w->inputs; k++, panel += LANES) {
+        Register weights[HALVES];
+        for (int i = 0; i < HALVES; i++)
+            weights[i] = load_shorts(panel + i * REGISTER_LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            Register one = of_all(x[(size_t)r * w->inputs + k]);
+#pragma GCC unroll 2
+            for (int i = 0; i < HALVES; i++)
+                sums[r][i] = register_multiply_add(one, weights[i], sums[r][i]);
+        }
+    }
+    Vector scale = load(w->scales + output);
+    for (int r = 0; r < rows; r++)
+        store(to + (size_t)r * w->outputs + output,
+              multiply_add(load((const float *)sums[r]), scale, load(brought + r * stride + output)));
+}
+
+static void pass_states(const StateWeights *w, const float *x, int rows, const float *brought, ptrdiff_t stride, float *to) {
+    for (int output = 0; output < w->outputs; output += LANES)
+        switch (rows) {
+        case 1: multiply_states(1, w, x, output, brought, stride, to); break;
+        case 2: multiply_states(2, w, x, output, brought, stride, to); break;
+        case 3: multiply_states(3, w, x, output, brought, stride, to); break;
+        case 4: multiply_states(4, w, x, output, brought, stride, to); break;
+        case 5: multiply_states(5, w, x, output, brought, stride, to); break;
+        case 6: multiply_states(6, w, x, output, brought, stride, to); break;
+        case 7: multiply_states(7, w, x, output, brought, stride, to); break;
+        default: multiply_states(MOST_STATES, w, x, output, brought, stride, to);
+        }
+}
+
+/* e^-|x| gives both: 1 / (1 + e) for what is not negative, e / (1 + e) for what is. */
+static inline Vector sigmoid(Vector x) {
+    Vector e = exponential(-magnitude(x));
+    return either(x < 0.0f, e, all(1.0f)) / (1.0f + e);
+}
+
+static inline Vector hyperbolic_tangent(Vector x) {
+    Vector e = exponential(-2.0f * magnitude(x));
+    Vector t = (1.0f - e) / (1.0f + e);
+    return either(x < 0.0f, -t, t);
+}
+
+static inline void pass_cell(const float *gates, int wide, float *hidden, float *cell) {
+    for (int i = 0; i < wide; i += LANES) {
+        Vector in = sigmoid(load(gates + i)), out = sigmoid(load(gates + wide + i));
+        Vector forget = sigmoid(load(gates + 2 * wide + i)), fresh = hyperbolic_tangent(load(gates + 3 * wide + i));
+        Vector c = forget * load(cell + i) + in * fresh;
+        store(cell + i, c);
+        store(hidden + i, out * hyperbolic_tangent(c));
+    }
+}
+
+/* One layer. Rows come longest first, lengths [row]; brought [row, moment of the longest, GATES * wide] is what the
+   columns bring; hidden and cell [row, wide] are the state; y [row, moment of the longest, wide] gets the outputs;
+   gates [row, GATES * wide] is for its use. */
+static void recur(const Recurrence *layer, const int *lengths, int rows, int wide, const float *brought, float *hidden,
+                  float *cell, float *y, float *gates) {
+    int longest = lengths[0];
+    for (int moment = 0; moment < longest; moment++) {
+        while (lengths[rows - 1] <= moment)
+            rows--;
+        pass_states(&layer->of_state, hidden, rows, brought + (size_t)moment * GATES * wide,
+                    (ptrdiff_t)longest * GATES * wide, gates);
+        for (int row = 0; row < rows; row++) {
+            float *state = hidden + (size_t)row * wide;
+            pass_cell(gates + (size_t)row * GATES * wide, wide, state, cell + (size_t)row * wide);
+            memcpy(y + ((size_t)row * longest + moment) * wide, state, wide * sizeof *y);
+        }
+    }
+}
+
+#endif
