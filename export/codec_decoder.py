@@ -20,15 +20,14 @@ from itertools import accumulate, cycle, takewhile
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import EncodecModel
 
-from export.graph import write_index
 from export.ragged import RaggedLayers, inside, unpadded
-from export.tracing import WEIGHTS_FILE, trace
+from export.readable_weights import move_weights_out
+from export.tracing import trace
 from export.verify import Check, largest_difference
 from songstarter.checkpoint import Codec
 from songstarter.chunks import KEPT, REACH, Run, SongDecoder
@@ -90,7 +89,7 @@ def export_codec_decoder(codec: EncodecModel, folder: Path) -> list[Check]:
         inputs=CODEC_DECODER_INPUTS,
         outputs=CODEC_DECODER_OUTPUTS,
     )
-    _move_weights_out(path)
+    move_weights_out(path)
     session = Session(path)
     lengths, chunkings = [1, 2, 3, 4, 24, 31], [(1,), (13, 2), (40,)]
     songs = [random_codes(codec, 2, length) for length in lengths]
@@ -101,18 +100,6 @@ def export_codec_decoder(codec: EncodecModel, folder: Path) -> list[Check]:
         for chunks in chunkings
     ]
     return [Check(CODEC_DECODER, "waveform", max(errors), TOLERANCE)]
-
-
-def _move_weights_out(path: Path) -> None:
-    """Into a data file with an index, for those who read them without onnx; the LSTM's get names for it."""
-    model = onnx.load(path)
-    # The tracer keeps equal weights once and names the others after them.
-    names = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Identity"}
-    for layer, node in enumerate(node for node in model.graph.node if node.op_type == "LSTM"):
-        for given, part in zip(node.input[1:4], ("input", "state", "bias"), strict=True):
-            names[f"lstm.{layer}.{part}"] = names.get(given, given)
-    onnx.save_model(model, path, save_as_external_data=True, location=WEIGHTS_FILE, size_threshold=0)
-    write_index(path, model.graph.initializer, names)
 
 
 def decoded_in_chunks(run: Run, codec: EncodecModel, codes: torch.Tensor, chunks: Sequence[int]) -> torch.Tensor:

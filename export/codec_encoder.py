@@ -9,6 +9,7 @@ from torch import nn
 from transformers import EncodecModel
 
 from export.ragged import RaggedLayers, inside
+from export.readable_weights import move_weights_out
 from export.tracing import trace
 from export.verify import Check, largest_difference, run_graph, share_unequal
 from songstarter.contract import CODEC_ENCODER, CODEC_ENCODER_INPUTS, CODEC_ENCODER_OUTPUTS
@@ -54,6 +55,7 @@ def export_codec_encoder(codec: EncodecModel, folder: Path) -> list[Check]:
         inputs=CODEC_ENCODER_INPUTS,
         outputs=CODEC_ENCODER_OUTPUTS,
     )
+    move_weights_out(path)
     return _checks(codec, module, path)
 
 

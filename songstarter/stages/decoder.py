@@ -13,8 +13,9 @@ from songstarter.stages.conditioning import Conditioning, CrossAttendedPrefix, P
 from songstarter.stages.filling import Filling, Prefix, RowFilling
 from songstarter.stages.kept_rows import KeptRows
 from songstarter.stages.kv_memory import ROWS_PER_SLOT, with_present
+from songstarter.stages.native_sampler import open_sampler
 from songstarter.stages.runtime import OnDevice, OnHost
-from songstarter.stages.sampler import Columns, Draw, sample_slots
+from songstarter.stages.sampler import Columns, Draw
 from songstarter.stages.session import Place
 
 __all__ = ["GRAPH", "DecoderStage", "Filling", "Prefix", "RowFilling"]
@@ -53,6 +54,7 @@ class DecoderStage:
         self._hidden = decoder.hidden
         self.codebooks = checkpoint.codebooks
         self._vocabulary = checkpoint.vocabulary
+        self._sample = open_sampler(checkpoint.vocabulary)
         self._positions = decoder.positions
         self._nothing = checkpoint.special_token + 1  # stands where a position has a piece of the prefix and no column
         runtime = self.runtime((repository / GRAPH).parent, device, threads)
@@ -109,7 +111,7 @@ class DecoderStage:
         column of a row that is idle or not filled yet is written at that place too, to be overwritten.
         """
         count = max(draws) + 1
-        return sample_slots(self.step(columns[:count], lengths[:count]), draws)
+        return self._sample(self.step(columns[:count], lengths[:count]), draws)
 
     def step(self, columns: Array, lengths: Array) -> Array:
         """Feed one column to each of the first n slots, as ``next_columns`` does.

@@ -6,7 +6,7 @@ company.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -41,6 +41,7 @@ class Draw(NamedTuple):
 
 
 Columns = dict[int, Array | None]  # slot -> the next column [codebook]; None where the logits were no numbers
+Sampler = Callable[[Array, Mapping[int, Draw]], Columns]  # of logits [slot, 2, codebook, token]
 
 
 def sample_slots(logits: Array, draws: Mapping[int, Draw]) -> Columns:

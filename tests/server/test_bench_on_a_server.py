@@ -66,7 +66,8 @@ def test_a_sweep_beside_the_bare_engine_ends_in_a_document_and_a_report(
         stages = {stage["model"]: stage for stage in level["stages"]}
         # Triton counted what was sent, the request of each place that warmed it up included.
         assert stages["songstarter"]["requests"] == len(level["samples"])
-        assert stages["codec_decoder"]["requests"] >= 2 * len(level["samples"])  # a call for each channel
+        assert stages["codec_decoder"]["requests"] >= len(level["samples"])
+        assert stages["codec_decoder"]["mean_batch"] >= 2  # a call for both channels
         assert stages["codec_decoder"]["busy_share"] > 0
     assert [level["errors"] for level in found["bare"]["levels"]] == [{}, {}]
     assert all(0 < ratio < 5 for ratio in found["bare"]["ratios"].values())

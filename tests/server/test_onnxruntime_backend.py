@@ -22,9 +22,8 @@ from export.codec_decoder import export_codec_decoder, memory_of, random_codes
 from songstarter.contract import CODEC_DECODER
 from songstarter.errors import ModelNotLoaded
 from songstarter.server.server import Server
-from songstarter.stages.native.compile import CODEC
 from songstarter.stages.native.processor import instruction_set
-from songstarter.stages.native_codec import open_twin
+from songstarter.stages.native_codec_decoder import open_twin
 from songstarter.stages.session import Session
 
 pytestmark = pytest.mark.triton
@@ -114,7 +113,7 @@ def test_a_missing_graph_is_refused_with_the_way_to_get_it(tmp_path: Path) -> No
     refused(tmp_path, "model.onnx of lookup is missing: export")
 
 
-@pytest.mark.skipif(instruction_set(CODEC) is None, reason="not compiled, or made for other processors")
+@pytest.mark.skipif(instruction_set(CODEC_DECODER) is None, reason="not compiled, or made for other processors")
 @pytest.mark.parametrize("named", [True, False])
 def test_a_twin_computes_the_graph_where_the_configuration_names_one(named: bool, tmp_path: Path) -> None:
     config = (ROOT / "model_repository" / CODEC_DECODER / "config.pbtxt").read_text()

@@ -14,7 +14,8 @@ from itertools import product
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-DECODER, CODEC = PROGRAMS = ("decoder", "codec")  # each a source file that is called so
+PROGRAMS = ("decoder", "sampler", "codec_encoder", "codec_decoder")  # each a source file that is called so
+DECODER, SAMPLER, CODEC_ENCODER, CODEC_DECODER = PROGRAMS
 COMPILERS = ("cc", "gcc", "clang")
 MACHINE = "x86_64"
 # No traps and no errno: whole vectors may be computed where a single number would do. No contraction: whether a product

@@ -38,6 +38,20 @@ static StateWeights state_weights_of(const float *weights, int inputs, int outpu
     return w;
 }
 
+static Recurrence recurrence_of(const float *of_input, const float *bias, const float *of_state, int wide) {
+    return (Recurrence){product_of(of_input, bias, wide, GATES * wide), state_weights_of(of_state, wide, GATES * wide)};
+}
+
+static int whole_recurrence(Recurrence r) {
+    return whole_product(r.of_input) && r.of_state.panels && r.of_state.scales;
+}
+
+static void free_recurrence(Recurrence r) {
+    free_product(r.of_input);
+    free(r.of_state.panels);
+    free(r.of_state.scales);
+}
+
 /* LANES outputs of `rows` states, a constant once inlined; brought [row * stride] is added. */
 static inline __attribute__((always_inline)) void multiply_states(
     const int rows, const StateWeights *w, const float *x, int output, const float *brought, ptrdiff_t stride, float *to) {

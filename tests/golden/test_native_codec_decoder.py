@@ -16,15 +16,17 @@ from songstarter.array import Array
 from songstarter.chunks import KEPT, REACH
 from songstarter.stages.graph_weights import Weights
 from songstarter.stages.native import processor
-from songstarter.stages.native.codec_layout import CodecLayout
-from songstarter.stages.native.compile import CODEC, InstructionSet
+from songstarter.stages.native.codec_decoder_layout import CodecDecoderLayout
+from songstarter.stages.native.compile import CODEC_DECODER, InstructionSet
 from songstarter.stages.native.processor import instruction_set, usable_instruction_sets
-from songstarter.stages.native_codec import MOST_ROWS, NativeCodec, open_twin
+from songstarter.stages.native_codec_decoder import MOST_ROWS, NativeCodecDecoder, open_twin
 from songstarter.stages.session import Session
 
-pytestmark = pytest.mark.skipif(instruction_set(CODEC) is None, reason="not compiled, or made for other processors")
+pytestmark = pytest.mark.skipif(
+    instruction_set(CODEC_DECODER) is None, reason="not compiled, or made for other processors"
+)
 
-EVERY_SET = pytest.mark.parametrize("instructions", usable_instruction_sets(CODEC), ids=lambda one: one.name)
+EVERY_SET = pytest.mark.parametrize("instructions", usable_instruction_sets(CODEC_DECODER), ids=lambda one: one.name)
 NEAR = 2e-5  # of samples that reach 1: half a step of 16-bit audio
 
 
@@ -42,15 +44,15 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return made(tmp_path_factory, *request.param)
 
 
-def layout_of(graph: Path) -> CodecLayout:
+def layout_of(graph: Path) -> CodecDecoderLayout:
     weights = Weights.of(graph)
     assert weights is not None
-    layout = CodecLayout.of(weights)
+    layout = CodecDecoderLayout.of(weights)
     assert layout is not None
     return layout
 
 
-def calls_of(layout: CodecLayout, rows: int, width: int) -> dict[str, Array]:
+def calls_of(layout: CodecDecoderLayout, rows: int, width: int) -> dict[str, Array]:
     """A call whose rows have lengths, kept columns and memory of their own."""
     random = np.random.default_rng(rows * 1000 + width)
     return {
@@ -71,7 +73,7 @@ def test_it_computes_the_graph(exported: Any, instructions: InstructionSet, rows
     graph = exported[1]
     layout = layout_of(graph)
     call = calls_of(layout, rows, width)
-    found, expected = NativeCodec(layout, instructions).run(call), Session(graph).run(call)
+    found, expected = NativeCodecDecoder(layout, instructions).run(call), Session(graph).run(call)
     for name, array in expected.items():
         scale = max(1.0, float(np.abs(array).max()))
         np.testing.assert_allclose(found[name], array, rtol=0, atol=NEAR * scale)
@@ -80,7 +82,7 @@ def test_it_computes_the_graph(exported: Any, instructions: InstructionSet, rows
 @EVERY_SET
 def test_a_song_is_the_whole_song_and_no_chunk_changes_a_bit(exported: Any, instructions: InstructionSet) -> None:
     codec, graph = exported
-    native = NativeCodec(layout_of(graph), instructions)
+    native = NativeCodecDecoder(layout_of(graph), instructions)
     song = random_codes(codec, 2, 130)
     whole = decoded_in_chunks(native.run, codec, song, [130])
     torch.testing.assert_close(whole, decoded_whole(codec, song), rtol=0, atol=NEAR)
@@ -92,7 +94,7 @@ def test_a_song_is_the_whole_song_and_no_chunk_changes_a_bit(exported: Any, inst
 @pytest.mark.parametrize("frames", range(1, 9))
 def test_the_shortest_songs_end_as_the_original_ends_them(exported: Any, instructions: Any, frames: int) -> None:
     codec, graph = exported
-    native = NativeCodec(layout_of(graph), instructions)
+    native = NativeCodecDecoder(layout_of(graph), instructions)
     song = random_codes(codec, 2, frames)
     found = decoded_in_chunks(native.run, codec, song, [1, 2])
     torch.testing.assert_close(found, decoded_whole(codec, song), rtol=0, atol=NEAR)
@@ -100,7 +102,7 @@ def test_the_shortest_songs_end_as_the_original_ends_them(exported: Any, instruc
 
 @EVERY_SET
 def test_a_row_keeps_its_bits_in_company(exported: Any, instructions: InstructionSet) -> None:
-    native = NativeCodec(layout_of(exported[1]), instructions)
+    native = NativeCodecDecoder(layout_of(exported[1]), instructions)
     call = calls_of(layout_of(exported[1]), MOST_ROWS + 3, 40)
     together = native.run(call)
     for row in range(MOST_ROWS + 3):
@@ -111,7 +113,7 @@ def test_a_row_keeps_its_bits_in_company(exported: Any, instructions: Instructio
 
 @EVERY_SET
 def test_what_is_no_number_stays_in_its_row(exported: Any, instructions: InstructionSet) -> None:
-    native = NativeCodec(layout_of(exported[1]), instructions)
+    native = NativeCodecDecoder(layout_of(exported[1]), instructions)
     call = calls_of(layout_of(exported[1]), 4, 30)
     sound = native.run(call)
     call["memory"][1] = np.nan
@@ -125,8 +127,8 @@ def test_what_is_no_number_stays_in_its_row(exported: Any, instructions: Instruc
 def test_instruction_sets_without_tiles_give_the_same_bits(exported: Any) -> None:
     layout = layout_of(exported[1])
     call = calls_of(layout, 3, 50)
-    usable = [one for one in usable_instruction_sets(CODEC) if "amx_bf16" not in one.needs]
-    first, *others = [NativeCodec(layout, one).run(call) for one in usable]
+    usable = [one for one in usable_instruction_sets(CODEC_DECODER) if "amx_bf16" not in one.needs]
+    first, *others = [NativeCodecDecoder(layout, one).run(call) for one in usable]
     for other in others:
         for name, array in first.items():
             assert np.array_equal(other[name], array)
@@ -184,7 +186,7 @@ def test_other_processors_run_the_graph(exported: Any, tmp_path: Path, monkeypat
 def test_at_its_true_size(instructions: InstructionSet, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Filters 64, latent 128, an LSTM of 1024: the sizes of ``facebook/encodec_32khz``, with random weights."""
     codec, graph = made(tmp_path_factory, 64, 128)
-    native = NativeCodec(layout_of(graph), instructions)
+    native = NativeCodecDecoder(layout_of(graph), instructions)
     song = random_codes(codec, 2, 120)
     for chunks in ([15, 50], [120]):
         found = decoded_in_chunks(native.run, codec, song, chunks)

@@ -1,4 +1,4 @@
-"""The doorway to ``native/codec.c``: the codec's decoder, computed without onnxruntime.
+"""The doorway to ``native/codec_decoder.c``: the codec's decoder, computed without onnxruntime.
 
 It has the graph's inputs and outputs and takes its weights from the graph's data file. The graph is its twin: it runs
 where this cannot, and tests hold the two together.
@@ -15,16 +15,16 @@ import numpy as np
 from songstarter.array import Array
 from songstarter.chunks import KEPT, REACH
 from songstarter.stages.graph_weights import Weights
-from songstarter.stages.native.codec_layout import CodecLayout
-from songstarter.stages.native.compile import CODEC, InstructionSet
-from songstarter.stages.native.layout import addresses
+from songstarter.stages.native.codec_decoder_layout import CodecDecoderLayout
+from songstarter.stages.native.compile import CODEC_DECODER, InstructionSet
+from songstarter.stages.native.opened import Opened, require, within
 from songstarter.stages.native.processor import instruction_set
 
-MOST_ROWS = 8  # of a call, as in codec.c
+MOST_ROWS = 8  # of a call, as in codec_decoder.c
 
 
 class Call(ctypes.Structure):
-    """``Call`` of ``codec.c``."""
+    """``Call`` of ``codec_decoder.c``."""
 
     _fields_ = (
         ("rows", ctypes.c_int32),
@@ -33,34 +33,26 @@ class Call(ctypes.Structure):
     )
 
 
-def open_twin(graph: Path) -> NativeCodec | None:
+def open_twin(graph: Path) -> NativeCodecDecoder | None:
     """What computes a codec decoder's graph faster, or None where that cannot be: another processor or other layers.
 
     Raises:
         CheckpointError: the graph's weights cannot be read.
     """
-    instructions = instruction_set(CODEC)
+    instructions = instruction_set(CODEC_DECODER)
     weights = Weights.of(graph) if instructions else None
-    layout = CodecLayout.of(weights) if weights else None
-    return NativeCodec(layout, instructions) if instructions and layout else None
+    layout = CodecDecoderLayout.of(weights) if weights else None
+    return NativeCodecDecoder(layout, instructions) if instructions and layout else None
 
 
-class NativeCodec:
+class NativeCodecDecoder:
     """Stands where the graph's session would; one call at a time, on one thread."""
 
-    def __init__(self, layout: CodecLayout, instructions: InstructionSet) -> None:
+    def __init__(self, layout: CodecDecoderLayout, instructions: InstructionSet) -> None:
         """Raises MemoryError where the weights find no room."""
-        self.computed_by = f"codec.c for {instructions.name}"
+        self.computed_by = f"codec_decoder.c for {instructions.name}"
         self._layout = layout
-        self._opened: ctypes.c_void_p | None = None
-        self._library = ctypes.CDLL(str(instructions.library(CODEC)))
-        self._library.codec_open.restype = ctypes.c_void_p
-        self._parts = [np.ascontiguousarray(part, np.float32) for part in layout.parts()]
-        places = addresses([part.ctypes.data for part in self._parts])
-        address = self._library.codec_open(ctypes.byref(layout.shape()), places)
-        if not address:
-            raise MemoryError("there is no memory for the codec's weights")
-        self._opened = ctypes.c_void_p(address)
+        self._opened = Opened(CODEC_DECODER, layout, instructions)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """``waveform`` and ``next_memory`` of ``contract.CODEC_DECODER_INPUTS``.
@@ -87,39 +79,28 @@ class NativeCodec:
                 width=width,
                 **{name: array[start:].ctypes.data for name, array in arrays.items()},
             )
-            if not self._library.codec_run(self._opened, ctypes.byref(call)):
-                raise MemoryError(f"there is no memory for {width} frames of {call.rows} rows")
+            self._opened.run(call)
         return {"waveform": waveform, "next_memory": next_memory}
 
-    def __del__(self) -> None:
-        if self._opened is not None:
-            self._library.codec_close(self._opened)
-
     def _checked(self, feeds: Mapping[str, Array]) -> tuple[Array, Array, Array, Array]:
-        """Contiguous arrays that ``codec.c`` can trust."""
+        """Contiguous arrays that ``codec_decoder.c`` can trust."""
         layout = self._layout
-        codes, memory = (np.ascontiguousarray(feeds[name]) for name in ("codes", "memory"))
-        frames, kept = (np.ascontiguousarray(feeds[name].reshape(-1)) for name in ("frames", "kept"))
+        codes, memory = (
+            np.ascontiguousarray(feeds["codes"], np.int64),
+            np.ascontiguousarray(feeds["memory"], np.float32),
+        )
+        frames, kept = (np.ascontiguousarray(feeds[name].reshape(-1), np.int64) for name in ("frames", "kept"))
         rows, width = len(codes), codes.shape[2] - 2 * REACH
-        _require(
+        require(
             codes.shape[1] == layout.codebooks and width > 0,
             f"codes are {list(codes.shape)}, expected [batch, {layout.codebooks}, {2 * REACH} + frames]",
         )
-        _require(
+        require(
             memory.shape == (rows, *layout.memory),
             f"memory is {list(memory.shape)}, expected {[rows, *layout.memory]}",
         )
-        _require(len(frames) == len(kept) == rows, f"frames and kept are of {len(frames)} and {len(kept)} rows")
-        _require(_within(codes, 0, layout.table_rows - 1), f"codes leave 0 to {layout.table_rows - 1}")
-        _require(_within(frames, 1, width), f"frames leave 1 to {width}")
-        _require(_within(kept, 0, KEPT), f"kept leaves 0 to {KEPT}")
+        require(len(frames) == len(kept) == rows, f"frames and kept are of {len(frames)} and {len(kept)} rows")
+        require(within(codes, 0, layout.table_rows - 1), f"codes leave 0 to {layout.table_rows - 1}")
+        require(within(frames, 1, width), f"frames leave 1 to {width}")
+        require(within(kept, 0, KEPT), f"kept leaves 0 to {KEPT}")
         return codes, memory, frames, kept
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ValueError(otherwise)
-
-
-def _within(array: Array, lowest: int, highest: int) -> bool:
-    return bool(lowest <= array.min(initial=lowest) and array.max(initial=highest) <= highest)

@@ -12,7 +12,7 @@
 
    An up-sampling is a product whose outputs are (phase, channel), which is the order of the longer signal. The last
    convolution makes LANES samples at a time, so that it fills a vector. One thread; a service runs several. Compiled
-   once for each instruction set (compile.py); called by stages/native_codec.py. */
+   once for each instruction set (compile.py); called by stages/native_codec_decoder.py. */
 
 #include "lstm.h"
 
@@ -309,10 +309,10 @@ static void sound_row(Codec *c, const Call *call, const Work *w, int place) {
 }
 
 /* Whether the kernel lets this process use what this library was compiled for. */
-int codec_allowed(void) { return ask_for_tiles(); }
+int codec_decoder_allowed(void) { return ask_for_tiles(); }
 
 /* Compute a call; one at a time. Whether there was memory for it. */
-int codec_run(Codec *c, const Call *call) {
+int codec_decoder_run(Codec *c, const Call *call) {
     Work work = {};
     put_in_order(call, &work);
     int roomy = make_room(&c->shape, call->rows, &work);
@@ -331,14 +331,11 @@ int codec_run(Codec *c, const Call *call) {
 
 /* -- opening and closing ------------------------------------------------------------------------------------- */
 
-void codec_close(Codec *c) {
+void codec_decoder_close(Codec *c) {
     free_product(c->first);
     free_product(c->last);
-    for (int i = 0; i < MOST_LAYERS; i++) {
-        free_product(c->layers[i].of_input);
-        free(c->layers[i].of_state.panels);
-        free(c->layers[i].of_state.scales);
-    }
+    for (int i = 0; i < MOST_LAYERS; i++)
+        free_recurrence(c->layers[i]);
     for (int i = 0; i < MOST_LEVELS; i++) {
         free_product(c->levels[i].up);
         free_product(c->levels[i].inner);
@@ -355,7 +352,7 @@ void codec_close(Codec *c) {
 
 static int complete(const Codec *c) {
     for (int i = 0; i < c->shape.layers; i++)
-        if (!whole_product(c->layers[i].of_input) || !c->layers[i].of_state.panels || !c->layers[i].of_state.scales)
+        if (!whole_recurrence(c->layers[i]))
             return 0;
     for (int i = 0; i < c->shape.levels; i++) {
         const Level *l = c->levels + i;
@@ -386,7 +383,7 @@ static void measure(const Shape *s, size_t *signal, size_t *window) {
    layer weights and biases of its input, weights of its state; of each level those of its up-sampling, of its block's
    two convolutions; those of the last. Tables and biases stay the caller's and must outlive the codec. NULL where
    memory is short. */
-Codec *codec_open(const Shape *shape, const void *const *parts) {
+Codec *codec_decoder_open(const Shape *shape, const void *const *parts) {
     ask_for_tiles();
     Codec *c = calloc(1, sizeof *c);
     if (!c)
@@ -396,10 +393,8 @@ Codec *codec_open(const Shape *shape, const void *const *parts) {
     c->tables = *parts++;
     c->first = product_of(parts[0], parts[1], (2 * REACH + 1) * shape->latent, wide);
     parts += 2;
-    for (int i = 0; i < shape->layers; i++, parts += 3) {
-        c->layers[i].of_input = product_of(parts[0], parts[1], wide, GATES * wide);
-        c->layers[i].of_state = state_weights_of(parts[2], wide, GATES * wide);
-    }
+    for (int i = 0; i < shape->layers; i++, parts += 3)
+        c->layers[i] = recurrence_of(parts[0], parts[1], parts[2], wide);
     c->hop = 1;
     for (int i = 0; i < shape->levels; i++, parts += 6) {
         LevelShape l = shape->level[i];
@@ -423,6 +418,6 @@ Codec *codec_open(const Shape *shape, const void *const *parts) {
     c->samples = floats((size_t)(TILE_FRAMES + 2) * c->hop + LANES);
     if (complete(c))
         return c;
-    codec_close(c);
+    codec_decoder_close(c);
     return NULL;
 }

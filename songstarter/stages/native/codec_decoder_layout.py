@@ -1,0 +1,148 @@
+"""What ``codec_decoder.c`` must know of an exported codec's decoder, made of its graph's weights.
+
+An up-sampling's outputs are (phase, channel), and the last convolution makes ``LANES`` samples at once from all the
+columns that these see.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from songstarter.array import Array
+from songstarter.chunks import KEPT, REACH
+from songstarter.stages.graph_weights import Weights
+from songstarter.stages.native.signal_weights import (
+    LANES,
+    MOST_LEVELS,
+    Level,
+    LevelShape,
+    block,
+    convolution,
+    fits,
+    level_of,
+    recurrence,
+    recurrent_layers,
+    whole,
+)
+
+FIRST_LEVEL, LEVEL_LAYERS = 1, 3  # in the graph's up-sampling half: ELU, up, block, and the same again
+
+
+class Shape(ctypes.Structure):
+    """``Shape`` of ``codec_decoder.c``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ["codebooks", "table_rows", "latent", "wide", "layers", "levels"]),
+        ("level", LevelShape * MOST_LEVELS),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CodecDecoderLayout:
+    """A codec decoder's dimensions and products."""
+
+    weights: Weights
+
+    @classmethod
+    def of(cls, weights: Weights) -> CodecDecoderLayout | None:
+        """The layout of a codec that ``codec_decoder.c`` is made for; None of other layers or odd dimensions."""
+        layout = cls(weights)
+        return layout if fits(weights, layout.levels, {"conv", layout.last}) and layout._divides() else None
+
+    @property
+    def codebooks(self) -> int:
+        return sum(name.startswith("tables.") for name in self.weights.index)
+
+    @property
+    def table_rows(self) -> int:
+        return self.weights["tables.0"].shape[0]
+
+    @property
+    def latent(self) -> int:
+        return self.weights["tables.0"].shape[1]
+
+    @property
+    def wide(self) -> int:
+        return self.weights["conv.weight"].shape[0]
+
+    @property
+    def layers(self) -> int:
+        return recurrent_layers(self.weights)
+
+    @property
+    def hop(self) -> int:
+        return int(np.prod([level.factor for level in self.levels]))
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        return 2 * self.layers + KEPT, self.wide
+
+    @cached_property
+    def levels(self) -> list[Level]:
+        """Every up-sampling with the block behind it."""
+        found: list[Level] = []
+        number = FIRST_LEVEL
+        while level := level_of(self.weights, _layer(number + 1), f"{_layer(number)}.conv"):
+            found.append(level)
+            number += LEVEL_LAYERS
+        return found
+
+    @property
+    def last(self) -> str:
+        """The convolution behind all levels and their last ELU."""
+        return f"{_layer(FIRST_LEVEL + LEVEL_LAYERS * len(self.levels))}.conv"
+
+    def shape(self) -> Shape:
+        return Shape(
+            codebooks=self.codebooks,
+            table_rows=self.table_rows,
+            latent=self.latent,
+            wide=self.wide,
+            layers=self.layers,
+            levels=len(self.levels),
+            level=(LevelShape * MOST_LEVELS)(*[level.shape for level in self.levels]),
+        )
+
+    def parts(self) -> Iterator[Array]:
+        """Arrays in the order of ``codec_decoder_open``."""
+        yield np.stack([self.weights[f"tables.{book}"] for book in range(self.codebooks)])
+        yield from convolution(self.weights, "conv", self.latent)
+        yield from recurrence(self.weights)
+        inputs = self.wide
+        for level in self.levels:
+            yield from self._up_sampling(level, inputs)
+            yield from block(self.weights, level)
+            inputs = whole(level.channels)
+        yield from self._samples(inputs)
+
+    def _divides(self) -> bool:
+        outputs, _, taps = self.weights[f"{self.last}.weight"].shape
+        return (outputs, taps) == (1, 2 * REACH + 1) and self.latent % LANES == 0 and self.hop % LANES == 0
+
+    def _up_sampling(self, level: Level, inputs: int) -> Iterator[Array]:
+        """Weights [2 * inputs, phase * channels] of the graph's convolution of two columns, and bias."""
+        weight = self.weights[f"{level.resampling}.weight"].reshape(level.channels, level.factor, -1, 2)
+        dense = np.zeros((2, inputs, level.factor, whole(level.channels)), np.float32)
+        dense[:, : weight.shape[2], :, : level.channels] = weight.transpose(3, 2, 1, 0)
+        yield dense.reshape(2 * inputs, -1)
+        bias = self.weights[f"{level.resampling}.bias"].reshape(level.channels, level.factor)
+        yield np.pad(bias.T, ((0, 0), (0, whole(level.channels) - level.channels)))
+
+    def _samples(self, inputs: int) -> Iterator[Array]:
+        """Weights [column * inputs, sample] of ``LANES`` samples, each of which sees its own columns, and bias."""
+        weight = self.weights[f"{self.last}.weight"][0]  # [input, tap]
+        given, taps = weight.shape
+        dense = np.zeros((LANES + taps - 1, inputs, LANES), np.float32)
+        for sample in range(LANES):
+            dense[sample : sample + taps, :given, sample] = weight.T
+        yield dense.reshape(-1, LANES)
+        yield np.repeat(self.weights[f"{self.last}.bias"], LANES)
+
+
+def _layer(number: int) -> str:
+    return f"upsampling.layers.{number}"
