@@ -27,7 +27,7 @@ export PYTHONUNBUFFERED := 1
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(COMPILED) ## make the virtual environment (.venv), compile the decoder in C
+setup: $(COMPILED) ## make the virtual environment (.venv), compile what is in C
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "setting up $(VENV): 1.8 GB of packages, a minute or two"
@@ -37,7 +37,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import songstarter, torch, onnxruntime, tritonclient'
 	@touch $@
 
-$(COMPILED): $(INSTALLED) $(wildcard $(NATIVE)/*.h) $(NATIVE)/decoder.c $(NATIVE)/compile.py
+$(COMPILED): $(INSTALLED) $(wildcard $(NATIVE)/*.h) $(wildcard $(NATIVE)/*.c) $(NATIVE)/compile.py
 	@$(BIN)/python -m songstarter.stages.native.compile
 	@touch $@
 

@@ -42,6 +42,11 @@ class SongDecoder:
         self._memory = np.zeros((channels, *codec.memory), np.float32)
         self._first = self._seen = self._heard = 0
 
+    @property
+    def heard(self) -> int:
+        """Frames whose samples have come out."""
+        return self._heard
+
     def push(self, codes: Array) -> Samples:
         """The next codes [channel, codebook, frame], any number of them -> samples [channel, sample], maybe none."""
         self._codes = np.concatenate([self._codes, codes.astype(np.int64)], axis=2)

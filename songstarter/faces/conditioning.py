@@ -107,7 +107,7 @@ class Conditioner:
             found = Description("audio to take a melody from")
             allowed = f"nothing, or continuation=true: {self._checkpoint.name} follows text alone"
             raise InvalidRequest("input_audio", found, allowed)
-        with self._readers.turn(visit):
+        with self._readers.turn(visit, due=visit.arrived):
             clip = self._clip(request, request.audio)
             if melody is None or request.continuation:
                 return self._opening_samples(clip, request)

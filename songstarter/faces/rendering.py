@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 from songstarter.array import Array
 from songstarter.audio_file import data_uri, encode
@@ -33,9 +33,9 @@ class Renderer:
         return data if request.encoding == "raw" else data_uri(data, request.audio_format).encode()
 
     def song(self, frames: int, visit: Visit) -> SongDecoder:
-        """A song of so many frames, to be decoded as its codes come."""
-        facts = self._checkpoint
-        return SongDecoder(partial(self._decode, visit), facts.codec, channels=facts.channels, frames=frames)
+        """A song of so many frames, to be decoded as its codes come; what is next is due when the rest is played."""
+        song = self._song(frames, visit, lambda: visit.arrived + song.heard / self._checkpoint.frames_per_second)
+        return song
 
     def by_channel(self, frames: Array) -> Array:
         """[codebook, frame] -> [channel, codec codebook, frame]."""
@@ -43,11 +43,18 @@ class Renderer:
         return codes
 
     def _waveform(self, frames: Array, visit: Visit) -> Waveform:
-        """[codebook, frame] -> [channel, sample]; every channel is decoded by itself (spec 4.3)."""
-        song = self.song(frames.shape[1], visit)
+        """[codebook, frame] -> [channel, sample]; every channel is decoded by itself (spec 4.3).
+
+        The longer a song, the later it is due: then the short do not wait for the long, and of songs that came together
+        one is done after the other, so that the decoder has the next while the codec has these.
+        """
+        due = visit.arrived + frames.shape[1] / self._checkpoint.frames_per_second
+        song = self._song(frames.shape[1], visit, lambda: due)
         return Waveform(song.push(self.by_channel(frames)), self._checkpoint.sample_rate)
 
-    def _decode(self, visit: Visit, inputs: Tensors) -> Tensors:
-        """One call for all channels, which share what they can."""
-        with self._turns.turn(visit):
-            return self._stages.run(CODEC_DECODER, inputs)
+    def _song(self, frames: int, visit: Visit, due: Callable[[], float]) -> SongDecoder:
+        def run(inputs: Tensors) -> Tensors:
+            with self._turns.turn(visit, due()):
+                return self._stages.run(CODEC_DECODER, inputs)
+
+        return SongDecoder(run, self._checkpoint.codec, channels=self._checkpoint.channels, frames=frames)

@@ -1,4 +1,4 @@
-"""Whose turn it is at a stage that can do few things at once: by priority, then by arrival, as in the decoder.
+"""Whose turn it is at a stage that can do few things at once: by priority, then by when it is due.
 
 Triton's queue in front of a stage knows no priorities (with them its batcher sleeps in steps of 500 ms), so all wait
 here but for those that the stage has something to do for.
@@ -7,12 +7,23 @@ here but for those that the stage has something to do for.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from bisect import insort
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
 
 from songstarter.faces.visits import Visit
-from songstarter.request import PRIORITIES
+
+
+@dataclass(order=True)
+class Waiting:
+    """Somebody's place in the queue; of those who are alike, who came first goes first."""
+
+    priority: int
+    due: float
+    number: int
+    called: threading.Event = field(compare=False, default_factory=threading.Event)
 
 
 class Turns:
@@ -22,35 +33,35 @@ class Turns:
         if places < 1:
             raise ValueError(f"found {places} places; expected 1 or more, or everybody waits for ever")
         self._free = places
-        self._waiting: dict[int, deque[threading.Event]] = {priority: deque() for priority in PRIORITIES}
+        self._waiting: list[Waiting] = []  # in the order of their turns
+        self._numbers = count()
         self._lock = threading.Lock()
 
     @contextmanager
-    def turn(self, visit: Visit) -> Iterator[None]:
-        """Hold a place within the block, once it is this visit's turn.
+    def turn(self, visit: Visit, due: float) -> Iterator[None]:
+        """Hold a place within the block, once it is this visit's turn; ``due`` is on ``time.monotonic``'s clock.
 
         Raises:
             SongstarterError: the visit was stopped meanwhile, and why.
         """
-        self._wait(visit)
+        self._wait(visit, due)
         try:
             yield
         finally:
             with self._lock:
                 self._give_back()
 
-    def _wait(self, visit: Visit) -> None:
-        called = threading.Event()
-        queue = self._waiting[visit.priority]
+    def _wait(self, visit: Visit, due: float) -> None:
+        mine = Waiting(visit.priority, due, next(self._numbers))
         with self._lock:
-            queue.append(called)
+            insort(self._waiting, mine)
             self._call()
         try:
-            visit.wait_for(called)
+            visit.wait_for(mine.called)
         except BaseException:
             with self._lock:
-                if called in queue:
-                    queue.remove(called)
+                if mine in self._waiting:
+                    self._waiting.remove(mine)
                 else:  # it was called at the same moment
                     self._give_back()
             raise
@@ -61,6 +72,6 @@ class Turns:
 
     def _call(self) -> None:
         """Call those who are next, as long as there are places."""
-        while self._free and (queue := next(filter(None, self._waiting.values()), None)):
+        while self._free and self._waiting:
             self._free -= 1
-            queue.popleft().set()
+            self._waiting.pop(0).called.set()

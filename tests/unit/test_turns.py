@@ -31,16 +31,16 @@ class Hall:
         self._threads = ThreadPoolExecutor(64)
         self.had: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def wait(self, visit: Visit) -> Future[None]:
+    def wait(self, visit: Visit, due: float = 0) -> Future[None]:
         """Returns once the visit waits, so that they come in a known order."""
         before = len(visit.awaited)
-        told = self._threads.submit(self._take_turn, visit)
+        told = self._threads.submit(self._take_turn, visit, due)
         while len(visit.awaited) == before and not told.done():
             time.sleep(0.001)
         return told
 
-    def _take_turn(self, visit: Visit) -> None:
-        with self._turns.turn(visit):
+    def _take_turn(self, visit: Visit, due: float) -> None:
+        with self._turns.turn(visit, due):
             self.had.put(visit.request_id)
 
     def order(self, number: int) -> list[str]:
@@ -63,15 +63,22 @@ def hall(turns: Turns) -> Iterator[Hall]:
 
 
 def test_the_urgent_go_first_and_of_equal_priority_who_came_first(turns: Turns, hall: Hall) -> None:
-    with turns.turn(visit("busy")):
+    with turns.turn(visit("busy"), 0):
         for name, priority in (("a", 3), ("b", 5), ("c", 3), ("d", 1), ("e", 1)):
             hall.wait(visit(name, priority=priority))
         assert hall.had.empty()
     assert hall.order(5) == ["d", "e", "a", "c", "b"]
 
 
+def test_of_equal_priority_goes_first_what_is_due_first(turns: Turns, hall: Hall) -> None:
+    with turns.turn(visit("busy"), 0):
+        for name, due, priority in (("a", 7.5, 3), ("b", 2.0, 3), ("c", 9.0, 1), ("d", 2.0, 3), ("e", -1.0, 4)):
+            hall.wait(visit(name, priority=priority), due)
+    assert hall.order(5) == ["c", "b", "d", "a", "e"]
+
+
 def test_who_has_no_priority_has_the_usual_one(turns: Turns, hall: Hall) -> None:
-    with turns.turn(visit("busy")):
+    with turns.turn(visit("busy"), 0):
         for one in (visit("late", priority=4), Visit("unread"), visit("early", priority=2)):
             hall.wait(one)
     assert hall.order(3) == ["early", "unread", "late"]
@@ -82,7 +89,7 @@ def test_as_many_as_there_are_places_go_at_once() -> None:
     hall = Hall(turns)
     with ExitStack() as held:
         for name in ("one", "two"):
-            held.enter_context(turns.turn(visit(name)))
+            held.enter_context(turns.turn(visit(name), 0))
         waiting = hall.wait(visit("three"))
         assert not waiting.done()
     waiting.result(timeout=10)
@@ -91,13 +98,13 @@ def test_as_many_as_there_are_places_go_at_once() -> None:
 
 @pytest.mark.parametrize("error", [Cancelled("the caller is gone"), ZeroDivisionError()], ids=["stopped", "a bug"])
 def test_who_fails_in_their_turn_gives_the_place_back(turns: Turns, hall: Hall, error: Exception) -> None:
-    with pytest.raises(type(error)), turns.turn(visit("ill")):
+    with pytest.raises(type(error)), turns.turn(visit("ill"), 0):
         raise error
     hall.wait(visit("next")).result(timeout=10)
 
 
 def test_who_is_stopped_while_waiting_leaves_at_once_and_holds_up_nobody(turns: Turns, hall: Hall) -> None:
-    with turns.turn(visit("busy")):
+    with turns.turn(visit("busy"), 0):
         gone, patient = visit("gone"), visit("patient")
         left, waiting = hall.wait(gone), hall.wait(patient)
         gone.stop(Cancelled("the caller is gone"))
@@ -110,9 +117,9 @@ def test_who_is_stopped_while_waiting_leaves_at_once_and_holds_up_nobody(turns: 
 
 
 def test_whose_time_is_up_never_begins(turns: Turns) -> None:
-    with pytest.raises(DeadlineExceeded), turns.turn(visit("late", deadline=1e-9)):
+    with pytest.raises(DeadlineExceeded), turns.turn(visit("late", deadline=1e-9), 0):
         pytest.fail("began")
-    with turns.turn(visit("next")):
+    with turns.turn(visit("next"), 0):
         pass
 
 
@@ -122,7 +129,7 @@ def test_no_place_is_lost_when_visits_are_stopped_at_the_moment_of_their_turn() 
 
     def work(one: Visit) -> None:
         nonlocal most, inside
-        with turns.turn(one):
+        with turns.turn(one, 0):
             with lock:
                 inside += 1
                 most = max(most, inside)
@@ -139,11 +146,11 @@ def test_no_place_is_lost_when_visits_are_stopped_at_the_moment_of_their_turn() 
     assert most <= 2
     with ExitStack() as held:  # both places are there
         for _ in range(2):
-            held.enter_context(turns.turn(visit("after")))
+            held.enter_context(turns.turn(visit("after"), 0))
 
 
 def test_both_calls_of_a_visit_that_is_stopped_end(turns: Turns, hall: Hall) -> None:
-    with turns.turn(visit("busy")):
+    with turns.turn(visit("busy"), 0):
         stereo = visit("stereo")
         calls = [hall.wait(stereo), hall.wait(stereo)]
         stereo.stop(Cancelled("the caller is gone"))
