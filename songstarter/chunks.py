@@ -47,6 +47,10 @@ class SongDecoder:
         """Frames whose samples have come out."""
         return self._heard
 
+    @property
+    def complete(self) -> bool:
+        return self._heard == self._frames
+
     def push(self, codes: Array) -> Samples:
         """The next codes [channel, codebook, frame], any number of them -> samples [channel, sample], maybe none."""
         self._codes = np.concatenate([self._codes, codes.astype(np.int64)], axis=2)

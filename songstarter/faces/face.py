@@ -13,6 +13,7 @@ import numpy as np
 
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint
+from songstarter.chunks import LONGEST
 from songstarter.contract import FIELDS, Field
 from songstarter.errors import TakeFailed
 from songstarter.faces.conditioning import Conditioner, Conditions, load_tokenizer
@@ -33,7 +34,7 @@ class Face:
         fields: Sequence[Field] = FIELDS,
         max_duration: float = 300.0,
         max_audio_seconds: float = 600.0,
-        codec_calls: float = 4,
+        codec_calls: float = 2,
     ) -> None:
         """Read the exported repository.
 
@@ -58,12 +59,16 @@ class Face:
             SongstarterError: one of its leaves; InvalidRequest where the caller can mend it.
         """
         request, order = self.prepare(values, visit)
+        frames = self._checkpoint.frames_in(request.duration)
+        takes = [self._renderer.take(frames, visit) for _ in range(request.variations)]
         files: dict[int, bytes] = {}
         with closing(self._stages.decode(order)) as responses:
             for response in responses:
-                file = self._renderer.file(response["codes"], request, visit)
-                files[int(response["variation"].item())] = file
-                visit.rendered(response["codes"].shape[1] / self._checkpoint.frames_per_second)
+                variation = int(response["variation"].item())
+                takes[variation].push(response["codes"])
+                if takes[variation].complete:
+                    files[variation] = self._renderer.file(takes[variation].samples, request)
+                    visit.rendered(frames / self._checkpoint.frames_per_second)
         if len(files) != request.variations:
             raise TakeFailed(f"the decoder sent {len(files)} takes of {request.variations}")
         yield {
@@ -74,7 +79,7 @@ class Face:
 
     def prepare(self, values: MutableMapping[str, Any], visit: Visit) -> tuple[Request, dict[str, Array]]:
         """Parse and condition: the request without its audio, which was heard, and its order of the decoder
-        (``contract.ORDER``), each take in one chunk. ``values`` are emptied.
+        (``contract.ORDER``), each take in chunks that are runs of the codec. ``values`` are emptied.
 
         Raises:
             SongstarterError: as ``answer``.
@@ -105,8 +110,8 @@ class Face:
             "top_p": np.array([sampling.top_p], np.float32),
             "guidance": np.array([sampling.guidance], np.float32),
             "priority": np.array([request.priority], np.int32),
-            "first_chunk": np.array([0], np.int32),
-            "chunk": np.array([0], np.int32),
+            "first_chunk": np.array([LONGEST], np.int32),
+            "chunk": np.array([LONGEST], np.int32),
             "order": np.array([secrets.token_hex(8).encode()], dtype=object),
         }
         return order if conditions.opening is None else order | {"opening": conditions.opening.astype(np.int32)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from songstarter.array import Array
 from songstarter.audio_file import data_uri, encode
 from songstarter.checkpoint import Checkpoint
@@ -14,7 +16,7 @@ from songstarter.faces.turns import Turns
 from songstarter.faces.visits import Visit
 from songstarter.loudness import normalize
 from songstarter.request import Request
-from songstarter.waveform import Waveform
+from songstarter.waveform import Samples, Waveform
 
 
 class Renderer:
@@ -26,11 +28,19 @@ class Renderer:
         self._stages = stages
         self._turns = Turns(codec_calls)
 
-    def file(self, frames: Array, request: Request, visit: Visit) -> bytes:
-        """``frames`` [codebook, frame] as the bytes of a file, or of its data URI, as the request wants it."""
-        waveform = normalize(self._waveform(frames, visit), request.normalization)
+    def file(self, samples: Samples, request: Request) -> bytes:
+        """A whole take as the bytes of a file, or of its data URI, as the request wants it."""
+        waveform = normalize(Waveform(samples, self._checkpoint.sample_rate), request.normalization)
         data = encode(waveform, request.audio_format)
         return data if request.encoding == "raw" else data_uri(data, request.audio_format).encode()
+
+    def take(self, frames: int, visit: Visit) -> Take:
+        """A take that is heard as a whole, and due when it would have been played.
+
+        So the short do not wait for the long, and of takes that came together one is done after the other.
+        """
+        due = visit.arrived + frames / self._checkpoint.frames_per_second
+        return Take(self._song(frames, visit, lambda: due), self.by_channel)
 
     def song(self, frames: int, visit: Visit) -> SongDecoder:
         """A song of so many frames, to be decoded as its codes come; what is next is due when the rest is played."""
@@ -42,19 +52,31 @@ class Renderer:
         codes: Array = frames.reshape(-1, self._checkpoint.channels, frames.shape[1]).transpose(1, 0, 2)
         return codes
 
-    def _waveform(self, frames: Array, visit: Visit) -> Waveform:
-        """[codebook, frame] -> [channel, sample]; every channel is decoded by itself (spec 4.3).
-
-        The longer a song, the later it is due: then the short do not wait for the long, and of songs that came together
-        one is done after the other, so that the decoder has the next while the codec has these.
-        """
-        due = visit.arrived + frames.shape[1] / self._checkpoint.frames_per_second
-        song = self._song(frames.shape[1], visit, lambda: due)
-        return Waveform(song.push(self.by_channel(frames)), self._checkpoint.sample_rate)
-
     def _song(self, frames: int, visit: Visit, due: Callable[[], float]) -> SongDecoder:
         def run(inputs: Tensors) -> Tensors:
             with self._turns.turn(visit, due()):
                 return self._stages.run(CODEC_DECODER, inputs)
 
         return SongDecoder(run, self._checkpoint.codec, channels=self._checkpoint.channels, frames=frames)
+
+
+class Take:
+    """One take's samples, as far as its frames have come: the codec works while the decoder still does."""
+
+    def __init__(self, song: SongDecoder, by_channel: Callable[[Array], Array]) -> None:
+        self._song = song
+        self._by_channel = by_channel
+        self._pieces: list[Samples] = []
+
+    def push(self, frames: Array) -> None:
+        """The next frames [codebook, frame]."""
+        self._pieces.append(self._song.push(self._by_channel(frames)))
+
+    @property
+    def complete(self) -> bool:
+        return self._song.complete
+
+    @property
+    def samples(self) -> Samples:
+        """[channel, sample] of all that came."""
+        return np.concatenate(self._pieces, axis=1)

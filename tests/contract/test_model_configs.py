@@ -58,7 +58,7 @@ def test_a_stage_names_the_onnxruntime_backend_and_batches_dynamically(model: st
     stage = config(model)
     assert stage.backend == "onnxruntime"
     assert stage.platform == ""
-    assert stage.max_batch_size == {contract.CODEC_ENCODER: 8, contract.CODEC_DECODER: 4}.get(model, 16)
+    assert stage.max_batch_size == {contract.CODEC_ENCODER: 8, contract.CODEC_DECODER: 8}.get(model, 16)
     assert stage.HasField("dynamic_batching")
     assert int(stage.parameters["intra_op_thread_count"].string_value) > 0
 
@@ -87,5 +87,5 @@ def test_no_queue_policy_stalls_the_batcher(model: str) -> None:
 def test_how_many_instances_there_are_is_written_out(model: str) -> None:
     # left out, Triton would start two processes of every model on a CPU
     (group,) = config(model).instance_group
-    assert group.count == (2 if model == contract.CODEC_DECODER else 1)
+    assert group.count == 1
     assert group.kind != 0 or model in STAGES  # 0: KIND_AUTO

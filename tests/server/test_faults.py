@@ -119,7 +119,7 @@ def errors_within(futures: Sequence[Future[Any]], seconds: float) -> list[BaseEx
 
 
 def victim(run_directory: Path, model: str | None) -> int:
-    """The process of a model (of two instances one), or tritonserver itself."""
+    """The process of a model, or tritonserver itself."""
     names = (b"bin/tritonserver",) if model is None else (STUB, f"/{model}/1/".encode())
     return min(processes(run_directory, *names))
 

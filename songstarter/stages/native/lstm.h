@@ -9,7 +9,17 @@
 
 #include "signal_products.h"
 
-enum { GATES = 4, MOST_STATES = 8 };
+enum {
+    GATES = 4,
+    MOST_STATES = 8,
+#if defined(__AVX512F__)
+    MOST_WIDE = 4,  /* vectors of outputs that are summed together for few rows; for more, half as many: */
+    FEW_STATES = 4, /* as many as registers hold the sums of */
+#else
+    MOST_WIDE = 2,
+    FEW_STATES = 2,
+#endif
+};
 
 typedef struct {
     int16_t *panels; /* [outputs / LANES][inputs][LANES] */
@@ -52,41 +62,49 @@ static void free_recurrence(Recurrence r) {
     free(r.of_state.scales);
 }
 
-/* LANES outputs of `rows` states, a constant once inlined; brought [row * stride] is added. */
+/* `rows` states by `wide` vectors of outputs, constants once inlined; brought [row * stride] is added. Several vectors at
+   once, for a sum can take its next product only when the last one is there. */
 static inline __attribute__((always_inline)) void multiply_states(
-    const int rows, const StateWeights *w, const float *x, int output, const float *brought, ptrdiff_t stride, float *to) {
+    const int rows, const int wide, const StateWeights *w, const float *x, int output, const float *brought,
+    ptrdiff_t stride, float *to) {
     const int16_t *panel = w->panels + (size_t)output * w->inputs;
-    Register sums[MOST_STATES][HALVES];
-    memset(sums, 0, sizeof sums);
+    const size_t next = (size_t)w->inputs * LANES;
+    Register sums[MOST_STATES][MOST_WIDE * HALVES];
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < wide * HALVES; i++)
+            sums[r][i] = of_all(0);
     for (int k = 0; k < w->inputs; k++, panel += LANES) {
-        Register weights[HALVES];
-        for (int i = 0; i < HALVES; i++)
-            weights[i] = load_shorts(panel + i * REGISTER_LANES);
+        Register weights[MOST_WIDE * HALVES];
+#pragma GCC unroll 8
+        for (int i = 0; i < wide * HALVES; i++)
+            weights[i] = load_shorts(panel + i / HALVES * next + i % HALVES * REGISTER_LANES);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             Register one = of_all(x[(size_t)r * w->inputs + k]);
-#pragma GCC unroll 2
-            for (int i = 0; i < HALVES; i++)
+#pragma GCC unroll 8
+            for (int i = 0; i < wide * HALVES; i++)
                 sums[r][i] = register_multiply_add(one, weights[i], sums[r][i]);
         }
     }
-    Vector scale = load(w->scales + output);
     for (int r = 0; r < rows; r++)
-        store(to + (size_t)r * w->outputs + output,
-              multiply_add(load((const float *)sums[r]), scale, load(brought + r * stride + output)));
+        for (int i = 0; i < wide; i++) {
+            int place = output + i * LANES;
+            Vector sum = load((const float *)(sums[r] + i * HALVES));
+            store(to + (size_t)r * w->outputs + place,
+                  multiply_add(sum, load(w->scales + place), load(brought + r * stride + place)));
+        }
 }
 
 static void pass_states(const StateWeights *w, const float *x, int rows, const float *brought, ptrdiff_t stride, float *to) {
-    for (int output = 0; output < w->outputs; output += LANES)
+    const int wide = rows <= FEW_STATES ? MOST_WIDE : MOST_WIDE / 2;
+    for (int output = 0; output < w->outputs; output += wide * LANES)
         switch (rows) {
-        case 1: multiply_states(1, w, x, output, brought, stride, to); break;
-        case 2: multiply_states(2, w, x, output, brought, stride, to); break;
-        case 3: multiply_states(3, w, x, output, brought, stride, to); break;
-        case 4: multiply_states(4, w, x, output, brought, stride, to); break;
-        case 5: multiply_states(5, w, x, output, brought, stride, to); break;
-        case 6: multiply_states(6, w, x, output, brought, stride, to); break;
-        case 7: multiply_states(7, w, x, output, brought, stride, to); break;
-        default: multiply_states(MOST_STATES, w, x, output, brought, stride, to);
+#define STATES(count)                                                                                                  \
+    case count:                                                                                                        \
+        multiply_states(count, count <= FEW_STATES ? MOST_WIDE : MOST_WIDE / 2, w, x, output, brought, stride, to);    \
+        break;
+            STATES(1) STATES(2) STATES(3) STATES(4) STATES(5) STATES(6) STATES(7) STATES(8)
+#undef STATES
         }
 }
 
