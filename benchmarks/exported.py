@@ -20,14 +20,27 @@ STAMP = "made-from"
 SEED = 0
 
 
-def make_weights(size: Size) -> Loaded:
-    """A whole melody checkpoint whose decoder has the size's dimensions; its other parts are tiny.
+# The second has the dimensions of encodec_32khz.
+CODECS: dict[str, dict[str, int]] = {"tiny": {}, "true": {"filters": 64, "latent": 128}}
+    "tiny": {},
+    "true": {"filters": 64, "latent": 128},
+}  # the latter's dimensions are encodec_32khz's
+
+
+def make_weights(size: Size, codec: str = "tiny") -> Loaded:
+    """A whole melody checkpoint whose decoder has the size's dimensions; its text encoder is tiny.
 
     Weights are scaled so that logits spread as a trained model's do: nearly flat ones would make every precision
     look alike.
     """
     return make_checkpoint(
-        family="melody", channels=2, seed=SEED, hidden=size.hidden, layers=size.layers, name=f"random-{size.name}"
+        family="melody",
+        channels=2,
+        seed=SEED,
+        hidden=size.hidden,
+        layers=size.layers,
+        name=f"random-{size.name}",
+        **CODECS[codec],
     )
 
 
