@@ -2,7 +2,7 @@
 #   docker build --tag songstarter:0.1.0 .
 FROM nvcr.io/nvidia/tritonserver:26.07-py3 AS triton
 
-# Not the slim image: building the wheel compiles the decoder in C.
+# Not the slim image: building the wheel compiles what is in C.
 FROM python:3.12.12-bookworm AS wheel
 WORKDIR /build
 COPY pyproject.toml hatch_build.py README.md ./

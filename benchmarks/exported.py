@@ -22,9 +22,6 @@ SEED = 0
 
 # The second has the dimensions of encodec_32khz.
 CODECS: dict[str, dict[str, int]] = {"tiny": {}, "true": {"filters": 64, "latent": 128}}
-    "tiny": {},
-    "true": {"filters": 64, "latent": 128},
-}  # the latter's dimensions are encodec_32khz's
 
 
 def make_weights(size: Size, codec: str = "tiny") -> Loaded:

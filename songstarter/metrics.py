@@ -5,7 +5,7 @@ What operators ask most, as PromQL over these:
 - seconds of audio made per second, the real-time factor of the service:
   ``sum(rate(songstarter_audio_seconds_total[5m]))``
 - batch occupancy, the share of the slots that play:
-  ``sum(avg_over_time(songstarter_slots_in_use[5m])) / sum(songstarter_slots)``
+  ``sum(rate(songstarter_slot_seconds_total[5m])) / sum(songstarter_slots)``
 - takes waiting for each slot, what to scale by: ``sum(songstarter_takes_waiting) / sum(songstarter_slots)``
 - tokens sampled by one step: ``rate(songstarter_tokens_total[5m]) / rate(songstarter_steps_total[5m])``;
   divided by the codebooks (8 in stereo, 4 in mono), that is the songs that one step moves
@@ -65,6 +65,9 @@ def by_outcome(family: Family, counts: Mapping[str, float]) -> dict[Series, floa
 
 SLOTS = Family("songstarter_slots", "GAUGE", "Takes that can play at once.")
 SLOTS_IN_USE = Family("songstarter_slots_in_use", "GAUGE", "Takes that play, or are being filled in order to play.")
+SLOT_SECONDS = Family(
+    "songstarter_slot_seconds_total", "COUNTER", "Time that takes held slots: two slots for a second are two seconds."
+)
 TAKES_WAITING = Family("songstarter_takes_waiting", "GAUGE", "Takes that wait for a slot.")
 KV_MEMORY = Family("songstarter_kv_memory_bytes", "GAUGE", "Memory set aside for the keys and values of all slots.")
 INFO = Family(
@@ -104,6 +107,7 @@ FILL_SECONDS = Family(
 DECODER_FAMILIES = (
     SLOTS,
     SLOTS_IN_USE,
+    SLOT_SECONDS,
     TAKES_WAITING,
     KV_MEMORY,
     INFO,

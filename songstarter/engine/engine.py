@@ -83,12 +83,15 @@ class Engine:
 
     def step(self) -> None:
         """Move every playing take by one column, and those whose window begins a little nearer to playing."""
+        admitted = time.perf_counter()
         self._admit()
+        held = len(self._occupants)
         self._fill()
         began = time.perf_counter()
         columns = self._sound(self._forward())
         self._push(columns)
         self.statistics.stepped(columns, time.perf_counter() - began)
+        self.statistics.slot_seconds += held * (time.perf_counter() - admitted)
         self._deliver(columns)
         self._turn()
         self._retire()

@@ -15,6 +15,7 @@ from songstarter.metrics import (
     FILL_SECONDS,
     FILLED_POSITIONS,
     KEPT_POSITIONS,
+    SLOT_SECONDS,
     STEP_SECONDS,
     STEPS,
     STEPS_PER_OBSERVATION,
@@ -38,6 +39,7 @@ class Statistics:
 
     steps: int = 0
     tokens: int = 0
+    slot_seconds: float = 0.0
     kept_positions: int = 0
     filled_positions: int = 0
     takes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TAKES.outcomes, 0))
@@ -65,6 +67,7 @@ class Statistics:
         return {
             Series(STEPS): self.steps,
             Series(TOKENS): self.tokens,
+            Series(SLOT_SECONDS): self.slot_seconds,
             Series(KEPT_POSITIONS): self.kept_positions,
             Series(FILLED_POSITIONS): self.filled_positions,
         } | by_outcome(TAKES, self.takes)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from songstarter import event_log
 from songstarter.array import Array
 from songstarter.chunks import KEPT, REACH
 from songstarter.stages.graph_weights import Weights
@@ -19,6 +20,7 @@ from songstarter.stages.native.codec_decoder_layout import CodecDecoderLayout
 from songstarter.stages.native.compile import CODEC_DECODER, InstructionSet
 from songstarter.stages.native.opened import Opened, require, within
 from songstarter.stages.native.processor import instruction_set
+from songstarter.stages.session import Session
 
 MOST_ROWS = 8  # of a call, as in codec_decoder.c
 
@@ -36,13 +38,17 @@ class Call(ctypes.Structure):
 def open_twin(graph: Path) -> NativeCodecDecoder | None:
     """What computes a codec decoder's graph faster, or None where that cannot be: another processor or other layers.
 
+    The log says which it is.
+
     Raises:
         CheckpointError: the graph's weights cannot be read.
     """
     instructions = instruction_set(CODEC_DECODER)
     weights = Weights.of(graph) if instructions else None
     layout = CodecDecoderLayout.of(weights) if weights else None
-    return NativeCodecDecoder(layout, instructions) if instructions and layout else None
+    twin = NativeCodecDecoder(layout, instructions) if instructions and layout else None
+    event_log.write(CODEC_DECODER, computed_by=twin.computed_by if twin else Session.computed_by)
+    return twin
 
 
 class NativeCodecDecoder:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from songstarter import event_log
 from songstarter.array import Array
 from songstarter.stages.graph_weights import Weights
 from songstarter.stages.native.codec_encoder_layout import CodecEncoderLayout
 from songstarter.stages.native.compile import CODEC_ENCODER, InstructionSet
 from songstarter.stages.native.opened import Opened, require, within
 from songstarter.stages.native.processor import instruction_set
+from songstarter.stages.session import Session
 
 MOST_ROWS = 8  # of a call, as in codec_encoder.c
 MOST_SAMPLES = 2**31 - 1  # what codec_encoder.c counts in
@@ -36,13 +38,17 @@ class Call(ctypes.Structure):
 def open_twin(graph: Path) -> NativeCodecEncoder | None:
     """What computes a codec encoder's graph faster, or None where that cannot be: another processor or other layers.
 
+    The log says which it is.
+
     Raises:
         CheckpointError: the graph's weights cannot be read.
     """
     instructions = instruction_set(CODEC_ENCODER)
     weights = Weights.of(graph) if instructions else None
     layout = CodecEncoderLayout.of(weights) if weights else None
-    return NativeCodecEncoder(layout, instructions) if instructions and layout else None
+    twin = NativeCodecEncoder(layout, instructions) if instructions and layout else None
+    event_log.write(CODEC_ENCODER, computed_by=twin.computed_by if twin else Session.computed_by)
+    return twin
 
 
 class NativeCodecEncoder:

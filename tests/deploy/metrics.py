@@ -20,6 +20,7 @@ ANY = ()  # of a label's values
 GAUGES: dict[str, dict[str, tuple[str, ...]]] = {
     "songstarter_slots": {},
     "songstarter_slots_in_use": {},
+    "songstarter_slot_seconds_total": {},
     "songstarter_takes_waiting": {},
     "songstarter_kv_memory_bytes": {},
     "songstarter_requests_in_flight": {},

@@ -93,7 +93,7 @@ def test_rules_are_evaluated_and_no_alert_fires(prometheus: Prometheus) -> None:
 
 def test_the_numbers_are_those_of_the_load(prometheus: Prometheus) -> None:
     """One caller with two variations at a time: never more than two slots, and two seconds of audio an answer."""
-    assert 0 < (prometheus.value("max_over_time(songstarter_slots_in_use[1m])") or 0) <= 2
+    assert 0 < (prometheus.value("rate(songstarter_slot_seconds_total[1m])") or 0) <= 2
     assert prometheus.value("songstarter_slots") == 16
     answers = prometheus.value('increase(songstarter_requests_total{outcome="answered"}[1m])') or 0
     audio = prometheus.value("increase(songstarter_audio_seconds_total[1m])") or 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from test_engine import GREEDY, PATTERN, WHOLE, CountingDecoder, Ends, beginning, make_take, run
 
@@ -13,6 +15,7 @@ from songstarter.metrics import (
     FILL_SECONDS,
     FILLED_POSITIONS,
     KEPT_POSITIONS,
+    SLOT_SECONDS,
     SLOTS,
     SLOTS_IN_USE,
     STEP_SECONDS,
@@ -44,6 +47,15 @@ def test_steps_and_tokens_count_what_moved() -> None:
     assert counted[STEPS.name] == COLUMNS
     assert counted[TOKENS.name] == 3 * CODEBOOKS * COLUMNS
     assert counted["finished"] == 3
+
+
+def test_slot_seconds_are_those_of_all_slots_together() -> None:
+    engine = Engine(CountingDecoder(3), PATTERN, max_waiting=8)
+    engine.submit([make_take(song, Ends()) for song in (1, 2, 3, 4)])  # the fourth waits, and holds nothing
+    began = time.perf_counter()
+    engine.step()
+    passed = time.perf_counter() - began
+    assert passed < totals(engine)[SLOT_SECONDS.name] <= 3 * passed
 
 
 def test_variations_fill_once_and_copy_the_rest() -> None:

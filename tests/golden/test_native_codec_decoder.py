@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -174,11 +175,17 @@ def test_other_codecs_run_their_graph(other: dict[str, Any], tmp_path: Path) -> 
     assert open_twin(tmp_path / "model.onnx") is None
 
 
-def test_other_processors_run_the_graph(exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processors_run_the_graph_and_the_log_says_so(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert open_twin(exported[1]) is not None
     (tmp_path / "cpuinfo").write_text("flags\t: fpu sse2\n")
     monkeypatch.setattr(processor, "CPU_FACTS", tmp_path / "cpuinfo")
     assert open_twin(exported[1]) is None
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines] == [CODEC_DECODER, CODEC_DECODER]
+    assert lines[0]["computed_by"].startswith("codec_decoder.c for ")
+    assert lines[1]["computed_by"] == "onnxruntime"
 
 
 @pytest.mark.slow

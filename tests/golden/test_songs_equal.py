@@ -35,14 +35,17 @@ CHECKPOINTS = ["melody_checkpoint", "melody_mono_checkpoint", "text_checkpoint",
 
 
 class ListeningStages(LocalStages):
-    """Remembers the frames of the last take."""
-
-    frames: Array
+    """Remembers the frames of the last order, which is of one take."""
 
     def decode(self, inputs: Tensors) -> Generator[Tensors, None, None]:
+        self._chunks: list[Array] = []
         for response in super().decode(inputs):
-            self.frames = response["codes"]
+            self._chunks.append(response["codes"])
             yield response
+
+    @property
+    def frames(self) -> Array:
+        return np.concatenate(self._chunks, axis=1)
 
 
 @pytest.fixture(scope="module", params=CHECKPOINTS)
