@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import EncodecModel
 
-from export.ragged import RaggedLayers, inside, unpadded
+from export.ragged import RaggedLayers, inside, require_mirrored, unpadded
 from export.readable_weights import move_weights_out
 from export.tracing import trace
 from export.verify import Check, largest_difference
@@ -49,8 +49,7 @@ class CodecDecoder(nn.Module):
         self.conv = unpadded(first)
         self.lstm = recurrent.lstm
         self.upsampling = RaggedLayers(nn.ModuleList(rest))
-        if codec.config.pad_mode != "reflect":
-            raise UnknownCheckpoint(f"the codec's pad_mode is {codec.config.pad_mode!r}; expected 'reflect'")
+        require_mirrored(codec)
         if self.conv.kernel_size != (2 * REACH + 1,) or self.conv.dilation != (1,):
             raise UnknownCheckpoint(f"the codec's first convolution is {self.conv}; expected one of 7 frames")
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import EncodecModel
 
-from export.ragged import RaggedLayers, inside
+from export.ragged import RaggedLayers, inside, require_mirrored
 from export.readable_weights import move_weights_out
 from export.tracing import trace
 from export.verify import Check, largest_difference, run_graph, share_unequal
@@ -23,6 +23,7 @@ class CodecEncoder(nn.Module):
 
     def __init__(self, codec: EncodecModel) -> None:
         super().__init__()
+        require_mirrored(codec)
         self.layers = RaggedLayers(codec.encoder.layers)
         self.tables = nn.ParameterList(layer.codebook.embed for layer in codec.quantizer.layers)
 

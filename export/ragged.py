@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers import EncodecModel
 from transformers.models.encodec.modeling_encodec import (
     EncodecConv1d,
     EncodecConvTranspose1d,
@@ -176,6 +177,12 @@ def twin(layer: nn.Module) -> nn.Module:
 def unpadded(original: EncodecConv1d) -> nn.Module:
     """A convolution whose caller brings the columns on either side along."""
     return _folded(original.conv, nn.Conv1d)
+
+
+def require_mirrored(codec: EncodecModel) -> None:
+    """Raises UnknownCheckpoint for a codec that pads with anything but its own mirrored columns."""
+    if codec.config.pad_mode != "reflect":
+        raise UnknownCheckpoint(f"the codec's pad_mode is {codec.config.pad_mode!r}; expected 'reflect'")
 
 
 def inside(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

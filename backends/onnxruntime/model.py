@@ -97,10 +97,11 @@ def response(answer: Feed | Exception, wanted: set[str]) -> Any:
 
 
 def sentence(error: Exception) -> str:
-    """onnxruntime's reason on one line, without its error number and without paths of this machine."""
+    """The reason on one line, without onnxruntime's error number and without paths of this machine."""
     text = " ".join(str(error).split()).split("Status Message:")[-1]
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : (\w+) : ", "", text)
-    return "onnxruntime: " + re.sub(r"\S*/\S+ ?", "", text).strip()
+    origin = "onnxruntime: " if type(error).__module__.startswith("onnxruntime") else ""
+    return origin + re.sub(r"\S*/\S+ ?", "", text).strip()
 
 
 def open_session(config: dict[str, Any], kind: str, device: int) -> ort.InferenceSession:

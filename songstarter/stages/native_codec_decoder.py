@@ -23,6 +23,7 @@ from songstarter.stages.native.processor import instruction_set
 from songstarter.stages.session import Session
 
 MOST_ROWS = 8  # of a call, as in codec_decoder.c
+MOST_FRAMES = 2**19  # of a row, hours: so that codec_decoder.c counts in 32 bits
 
 
 class Call(ctypes.Structure):
@@ -98,8 +99,8 @@ class NativeCodecDecoder:
         frames, kept = (np.ascontiguousarray(feeds[name].reshape(-1), np.int64) for name in ("frames", "kept"))
         rows, width = len(codes), codes.shape[2] - 2 * REACH
         require(
-            codes.shape[1] == layout.codebooks and width > 0,
-            f"codes are {list(codes.shape)}, expected [batch, {layout.codebooks}, {2 * REACH} + frames]",
+            codes.shape[1] == layout.codebooks and 0 < width <= MOST_FRAMES,
+            f"codes are {list(codes.shape)}, expected [batch, {layout.codebooks}, {2 * REACH} + 1 to {MOST_FRAMES}]",
         )
         require(
             memory.shape == (rows, *layout.memory),

@@ -22,7 +22,7 @@ from songstarter.stages.native.processor import instruction_set
 from songstarter.stages.session import Session
 
 MOST_ROWS = 8  # of a call, as in codec_encoder.c
-MOST_SAMPLES = 2**31 - 1  # what codec_encoder.c counts in
+MOST_FRAMES = 2**19  # of a row, hours: so that codec_encoder.c counts in 32 bits
 
 
 class Call(ctypes.Structure):
@@ -70,7 +70,8 @@ class NativeCodecEncoder:
         waveform = np.ascontiguousarray(feeds["waveform"], np.float32)
         samples = np.ascontiguousarray(feeds["samples"].reshape(-1), np.int64)
         rows, width = waveform.shape
-        require(0 < width <= MOST_SAMPLES, f"waveforms are of {width} samples, expected 1 to {MOST_SAMPLES}")
+        most = MOST_FRAMES * self._layout.hop
+        require(0 < width <= most, f"waveforms are of {width} samples, expected 1 to {most}")
         require(len(samples) == rows, f"samples are of {len(samples)} rows, waveforms of {rows}")
         require(within(samples, 1, width), f"samples leave 1 to {width}")
         codes = np.zeros((rows, self._layout.codebooks, -(-width // self._layout.hop)), np.int64)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import EncodecModel
 
 from export.checkpoints.tiny import make_codec
 from export.codec_encoder import encoded_alone, export_codec_encoder
@@ -68,6 +69,7 @@ def call_of(lengths: list[int]) -> dict[str, Array]:
         [2, 3, 7, 31, 320, HOP - 1],
         [HOP],
         [HOP + 1, 13 * HOP, 14 * HOP, 15 * HOP + 3, 16 * HOP - 1],  # around what is computed together
+        [14 * HOP + 1, 14 * HOP + 100, 14 * HOP + 183, 14 * HOP + 184, 28 * HOP + 1, 28 * HOP + 330],  # and little more
         [50 * HOP],
         [29 * HOP + 17 * row for row in range(MOST_ROWS + 3)],
     ],
@@ -168,3 +170,25 @@ def test_at_its_true_size(instructions: InstructionSet, tmp_path_factory: pytest
     call = call_of([50 * HOP, 33 * HOP + 100])
     found = NativeCodecEncoder(layout_of(graph), instructions).run(call)["codes"]
     assert (found != Session(graph).run(call)["codes"]).mean() <= UNEQUAL
+
+
+@pytest.mark.parametrize("ratios", [[16], [7, 16], [2, 3, 2, 2], [2, 16], [4, 1, 4]], ids=str)
+def test_other_ratios_give_the_graph_s_codes_or_are_left_to_it(ratios: list[int], tmp_path: Path) -> None:
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        config = make_codec(filters=4, latent=16).config
+        config.upsampling_ratios = ratios
+        config.sampling_rate = 50 * int(np.prod(ratios))
+        config.num_filters = 2 * 32 // 2 ** len(ratios)
+        codec = EncodecModel(config).eval()
+    export_codec_encoder(codec, tmp_path)
+    twin = open_twin(tmp_path / "model.onnx")
+    assert (twin is None) == (1 in ratios)
+    if twin is None:
+        return
+    hop = config.hop_length
+    for length in (1, hop - 1, 14 * hop, *(14 * hop + more for more in range(1, hop + 1, 5)), 43 * hop + 1):
+        width = -(-length // hop) * hop
+        noise = np.random.default_rng(length).standard_normal((1, width)).astype(np.float32)
+        call = {"waveform": noise * (np.arange(width) < length), "samples": np.array([[length]])}
+        assert (twin.run(call)["codes"] != Session(tmp_path / "model.onnx").run(call)["codes"]).mean() <= UNEQUAL

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from songstarter.array import Array
-from songstarter.chunks import KEPT, REACH
+from songstarter.chunks import AHEAD, KEPT, REACH
 from songstarter.stages.graph_weights import Weights
 from songstarter.stages.native.signal_weights import (
     LANES,
@@ -79,6 +79,17 @@ class CodecDecoderLayout:
         return int(np.prod([level.factor for level in self.levels]))
 
     @property
+    def halo(self) -> int:
+        """Frames that the up-sampling half hears on either side of its own."""
+        reach = REACH  # columns, of the signal behind a level
+        for level in reversed(self.levels):
+            reach += 1
+            trimmed = level.factor - level.factor // 2
+            before, after = (trimmed - reach) // level.factor - 1, (level.factor - 1 + reach + trimmed) // level.factor
+            reach = max(-before, after)
+        return reach
+
+    @property
     def memory(self) -> tuple[int, int]:
         return 2 * self.layers + KEPT, self.wide
 
@@ -87,7 +98,7 @@ class CodecDecoderLayout:
         """Every up-sampling with the block behind it."""
         found: list[Level] = []
         number = FIRST_LEVEL
-        while level := level_of(self.weights, _layer(number + 1), f"{_layer(number)}.conv"):
+        while level := level_of(self.weights, _layer(number + 1), f"{_layer(number)}.conv", _phases):
             found.append(level)
             number += LEVEL_LAYERS
         return found
@@ -122,7 +133,12 @@ class CodecDecoderLayout:
 
     def _divides(self) -> bool:
         outputs, _, taps = self.weights[f"{self.last}.weight"].shape
-        return (outputs, taps) == (1, 2 * REACH + 1) and self.latent % LANES == 0 and self.hop % LANES == 0
+        return (
+            (outputs, taps) == (1, 2 * REACH + 1)
+            and self.latent % LANES == 0
+            and self.hop % LANES == 0
+            and self.halo <= AHEAD
+        )
 
     def _up_sampling(self, level: Level, inputs: int) -> Iterator[Array]:
         """Weights [2 * inputs, phase * channels] of the graph's convolution of two columns, and bias."""
@@ -142,6 +158,11 @@ class CodecDecoderLayout:
             dense[sample : sample + taps, :given, sample] = weight.T
         yield dense.reshape(-1, LANES)
         yield np.repeat(self.weights[f"{self.last}.bias"], LANES)
+
+
+def _phases(outputs: int, taps: int, channels: int) -> int:
+    """Every phase is a channel of its own (``export/ragged.py``), of two columns."""
+    return outputs // channels if taps == 2 else 0
 
 
 def _layer(number: int) -> str:

@@ -143,7 +143,8 @@ static void pass_row(Encoder *e, const Call *call, Work *w, int place) {
     size_t start = (size_t)place * w->longest * s->wide;
     for (int from = 0; from < frames; from += TILE_FRAMES) {
         int to = from + TILE_FRAMES < frames ? from + TILE_FRAMES : frames;
-        int first = from > s->halo ? from - s->halo : 0, last = to + s->halo < frames ? to + s->halo : frames;
+        int before = s->halo + (to == frames); /* at its end a signal is mirrored, and what is there must be exact too */
+        int first = from > before ? from - before : 0, last = to + s->halo < frames ? to + s->halo : frames;
         int64_t end = (int64_t)last * e->hop < samples ? (int64_t)last * e->hop : samples;
         Target target = {.plain = w->scores};
         pass_samples(e, waveform + (size_t)first * e->hop, end - (int64_t)first * e->hop, &target);

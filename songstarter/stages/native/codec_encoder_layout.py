@@ -88,7 +88,7 @@ class CodecEncoderLayout:
         """Every block with the down-sampling behind it."""
         found: list[Level] = []
         number = FIRST_LEVEL
-        while level := level_of(self.weights, _layer(number), f"{_layer(number + 2)}.conv"):
+        while level := level_of(self.weights, _layer(number), f"{_layer(number + 2)}.conv", _half_of_taps):
             found.append(level)
             number += LEVEL_LAYERS
         return found
@@ -131,6 +131,10 @@ class CodecEncoderLayout:
             and self.latent % LANES == 0
             and self.codebooks <= MOST_CODEBOOKS
         )
+
+
+def _half_of_taps(outputs: int, taps: int, channels: int) -> int:
+    return taps // 2
 
 
 def _layer(number: int) -> str:

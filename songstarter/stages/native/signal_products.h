@@ -170,6 +170,7 @@ static int whole_product(Product p) { return p.tiles != NULL; }
 static inline __attribute__((always_inline)) void sum_tiles(
     const int more_rows, const int more_outputs, const Product *p, Columns from, int stride, int output, float *sums) {
     const uint16_t *tile = p->tiles + 2 * (size_t)output * p->inputs;
+    __asm__ volatile("" ::: "memory"); /* gcc does not know that loading a tile reads memory */
     size_t lower = (size_t)TILE_ROWS * stride;
     int row_bytes = stride * sizeof(uint16_t);
     _tile_zero(0);

@@ -7,7 +7,7 @@ padded with zeros to whole vectors (spec 4.2).
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from songstarter.stages.graph_weights import Weights
 
 LANES = 16  # of a vector, as in vectors.h
 MOST_LAYERS, MOST_LEVELS, MOST_FACTOR = 4, 8, 16  # as in codec_decoder.c and codec_encoder.c
-UNITS = 32  # what an LSTM's width is a multiple of
+UNITS, MOST_UNITS = 32, 2048  # what an LSTM's width is a multiple of, and the most of it
 BLOCK_TAPS = (3, 1)
 
 
@@ -54,15 +54,15 @@ class Level:
         return LevelShape(self.factor, whole(self.channels), whole(self.narrow))
 
 
-def level_of(weights: Weights, block: str, resampling: str) -> Level | None:
-    """The level of those names, None where the graph has none. The factor is half of the resampling's taps."""
+def level_of(weights: Weights, block: str, resampling: str, factor_of: Callable[[int, int, int], int]) -> Level | None:
+    """The level of those names, None where the graph has none; its factor by the resampling's outputs and taps and by
+    the block's channels."""
     level = Level(block, resampling, 0, 0, 0)
     if not {f"{name}.weight" for name in level.names} <= weights.index.keys():
         return None
     narrow, channels, _ = weights[f"{level.inner}.weight"].shape
     outputs, _, taps = weights[f"{resampling}.weight"].shape
-    up = taps == 2  # every phase is a channel (export/ragged.py)
-    return Level(block, resampling, outputs // channels if up else taps // 2, channels, narrow)
+    return Level(block, resampling, factor_of(outputs, taps, channels), channels, narrow)
 
 
 def fits(weights: Weights, levels: list[Level], others: set[str]) -> bool:
@@ -79,6 +79,7 @@ def fits(weights: Weights, levels: list[Level], others: set[str]) -> bool:
         )
         and 0 < recurrent_layers(weights) <= MOST_LAYERS
         and weights["lstm.0.state"].shape[2] % UNITS == 0
+        and weights["lstm.0.state"].shape[2] <= MOST_UNITS
     )
 
 

@@ -89,10 +89,10 @@ static inline float sum_of(Vector v) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-/* e^v for v <= 0, to two units in the last place: 2^n times a polynomial on +-ln(2)/2. */
+/* e^v for v <= 0, to two units in the last place: 2^n times a polynomial on +-ln(2)/2. What is no number stays none. */
 static inline Vector exponential(Vector v) {
     const float to_nearest = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
-    v = larger(v, all(-87.0f));
+    v = either(v < -87.0f, all(-87.0f), v);
     Vector rounded = v * 1.44269504f + to_nearest;
     Integers exponent = (Integers)rounded << 23;
     Vector whole = rounded - to_nearest;
