@@ -40,8 +40,8 @@ from songstarter.server.wire import HttpDoor
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 SHORT = {"duration": 0.2, "num_outputs": 1, "seed": 5}
-LONG = {"duration": 30.0, "num_outputs": 8, "seed": 5}  # half a minute and more on two cores
-SOME = {"duration": 20.0, "num_outputs": 2, "seed": 5}  # some seconds, also on a machine that has nothing else to do
+LONG = {"duration": 30.0, "num_outputs": 8, "seed": 5}  # three seconds and more on two cores, several at once longer
+SOME = {"duration": 120.0, "num_outputs": 2, "seed": 5}  # some seconds, also on a machine that has nothing else to do
 MOST_SECONDS = 10.0  # from a fault to the error of everybody who waits
 log = logging.getLogger(__name__)
 STUB = b"triton_python_backend_stub"
