@@ -107,7 +107,7 @@ class NativeCodecDecoder:
             f"memory is {list(memory.shape)}, expected {[rows, *layout.memory]}",
         )
         require(len(frames) == len(kept) == rows, f"frames and kept are of {len(frames)} and {len(kept)} rows")
-        require(within(codes, 0, layout.table_rows - 1), f"codes leave 0 to {layout.table_rows - 1}")
+        require(within(codes, 0, layout.entries - 1), f"codes leave 0 to {layout.entries - 1}")
         require(within(frames, 1, width), f"frames leave 1 to {width}")
         require(within(kept, 0, KEPT), f"kept leaves 0 to {KEPT}")
         return codes, memory, frames, kept

@@ -57,7 +57,7 @@ def calls_of(layout: CodecDecoderLayout, rows: int, width: int) -> dict[str, Arr
     """A call whose rows have lengths, kept columns and memory of their own."""
     random = np.random.default_rng(rows * 1000 + width)
     return {
-        "codes": random.integers(0, layout.table_rows, (rows, layout.codebooks, width + 2 * REACH)),
+        "codes": random.integers(0, layout.entries, (rows, layout.codebooks, width + 2 * REACH)),
         "frames": np.concatenate([[[width]], random.integers(1, width + 1, (rows - 1, 1))]),
         "kept": random.integers(0, KEPT + 1, (rows, 1)),
         "memory": random.standard_normal((rows, *layout.memory)).astype(np.float32) / 3,

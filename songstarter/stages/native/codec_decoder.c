@@ -81,22 +81,7 @@ typedef struct {
     float *gates, *hidden, *cell;
 } Work;
 
-static float *floats(size_t count) { return allocate(count * sizeof(float)); }
-
 /* -- codes to columns ------------------------------------------------------------------------------------------- */
-
-static void put_in_order(const Call *call, Work *w) {
-    for (int row = 0; row < call->rows; row++) {
-        int place = row;
-        for (; place > 0 && w->lengths[place - 1] < call->frames[row]; place--) {
-            w->order[place] = w->order[place - 1];
-            w->lengths[place] = w->lengths[place - 1];
-        }
-        w->order[place] = row;
-        w->lengths[place] = call->frames[row];
-    }
-    w->longest = w->lengths[0];
-}
 
 static int make_room(const Shape *s, int rows, Work *w) {
     size_t columns = (size_t)rows * w->longest, wide = s->wide;
@@ -314,7 +299,9 @@ int codec_decoder_allowed(void) { return ask_for_tiles(); }
 /* Compute a call; one at a time. Whether there was memory for it. */
 int codec_decoder_run(Codec *c, const Call *call) {
     Work work = {};
-    put_in_order(call, &work);
+    for (int row = 0; row < call->rows; row++)
+        put_in_order(row, call->frames[row], work.order, work.lengths);
+    work.longest = work.lengths[0];
     int roomy = make_room(&c->shape, call->rows, &work);
     if (roomy) {
         take_tiles();

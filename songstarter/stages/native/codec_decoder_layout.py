@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +18,7 @@ from songstarter.stages.graph_weights import Weights
 from songstarter.stages.native.signal_weights import (
     LANES,
     MOST_LEVELS,
+    CodecLayout,
     Level,
     LevelShape,
     block,
@@ -42,11 +42,8 @@ class Shape(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True, eq=False)
-class CodecDecoderLayout:
+class CodecDecoderLayout(CodecLayout):
     """A codec decoder's dimensions and products."""
-
-    weights: Weights
 
     @classmethod
     def of(cls, weights: Weights) -> CodecDecoderLayout | None:
@@ -55,28 +52,8 @@ class CodecDecoderLayout:
         return layout if fits(weights, layout.levels, {"conv", layout.last}) and layout._divides() else None
 
     @property
-    def codebooks(self) -> int:
-        return sum(name.startswith("tables.") for name in self.weights.index)
-
-    @property
-    def table_rows(self) -> int:
-        return self.weights["tables.0"].shape[0]
-
-    @property
-    def latent(self) -> int:
-        return self.weights["tables.0"].shape[1]
-
-    @property
-    def wide(self) -> int:
-        return self.weights["conv.weight"].shape[0]
-
-    @property
     def layers(self) -> int:
         return recurrent_layers(self.weights)
-
-    @property
-    def hop(self) -> int:
-        return int(np.prod([level.factor for level in self.levels]))
 
     @property
     def halo(self) -> int:
@@ -111,7 +88,7 @@ class CodecDecoderLayout:
     def shape(self) -> Shape:
         return Shape(
             codebooks=self.codebooks,
-            table_rows=self.table_rows,
+            table_rows=self.entries,
             latent=self.latent,
             wide=self.wide,
             layers=self.layers,

@@ -70,8 +70,6 @@ typedef struct {
     float *vectors, *scores; /* [longest, latent], [longest, entries] of a row */
 } Work;
 
-static float *floats(size_t count) { return allocate(count * sizeof(float)); }
-
 static int frames_of(const Encoder *e, int64_t samples) { return (samples + e->hop - 1) / e->hop; }
 
 /* -- samples to columns ------------------------------------------------------------------------------------------- */
@@ -215,19 +213,6 @@ static void encode_row(const Encoder *e, const Call *call, Work *w, int place) {
 
 /* -- a call ------------------------------------------------------------------------------------------------------- */
 
-static void put_in_order(const Encoder *e, const Call *call, Work *w) {
-    for (int row = 0; row < call->rows; row++) {
-        int place = row, length = frames_of(e, call->samples[row]);
-        for (; place > 0 && w->lengths[place - 1] < length; place--) {
-            w->order[place] = w->order[place - 1];
-            w->lengths[place] = w->lengths[place - 1];
-        }
-        w->order[place] = row;
-        w->lengths[place] = length;
-    }
-    w->longest = w->lengths[0];
-}
-
 static int make_room(const Encoder *e, int rows, Work *w) {
     const Shape *s = &e->shape;
     size_t columns = (size_t)rows * w->longest, wide = s->wide, entries = e->nearest[0].outputs;
@@ -260,7 +245,9 @@ int codec_encoder_allowed(void) { return ask_for_tiles(); }
 /* Compute a call; one at a time. Whether there was memory for it. */
 int codec_encoder_run(Encoder *e, const Call *call) {
     Work work = {};
-    put_in_order(e, call, &work);
+    for (int row = 0; row < call->rows; row++)
+        put_in_order(row, frames_of(e, call->samples[row]), work.order, work.lengths);
+    work.longest = work.lengths[0];
     int roomy = make_room(e, call->rows, &work);
     if (roomy) {
         take_tiles();

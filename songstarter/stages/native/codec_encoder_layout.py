@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +14,7 @@ from songstarter.stages.graph_weights import Weights
 from songstarter.stages.native.signal_weights import (
     LANES,
     MOST_LEVELS,
+    CodecLayout,
     Level,
     LevelShape,
     block,
@@ -41,11 +41,8 @@ class Shape(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True, eq=False)
-class CodecEncoderLayout:
+class CodecEncoderLayout(CodecLayout):
     """A codec encoder's dimensions and products."""
-
-    weights: Weights
 
     @classmethod
     def of(cls, weights: Weights) -> CodecEncoderLayout | None:
@@ -53,26 +50,6 @@ class CodecEncoderLayout:
         layout = cls(weights)
         convolutions = {f"{_layer(FIRST)}.conv", layout.last}
         return layout if fits(weights, layout.levels, convolutions) and layout._divides() else None
-
-    @property
-    def codebooks(self) -> int:
-        return sum(name.startswith("tables.") for name in self.weights.index)
-
-    @property
-    def entries(self) -> int:
-        return self.weights["tables.0"].shape[0]
-
-    @property
-    def latent(self) -> int:
-        return self.weights["tables.0"].shape[1]
-
-    @property
-    def wide(self) -> int:
-        return self.weights["lstm.0.state"].shape[2]
-
-    @property
-    def hop(self) -> int:
-        return int(np.prod([level.factor for level in self.levels]))
 
     @property
     def halo(self) -> int:

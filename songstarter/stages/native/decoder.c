@@ -245,8 +245,6 @@ static Layer layer_of(const Shape *shape, const void *const *parts) {
     return l;
 }
 
-static float *floats(size_t count) { return allocate(count * sizeof(float)); }
-
 static int complete(const Decoder *d) {
     for (int i = 0; i < d->shape.layers; i++) {
         const Layer *l = d->layers + i;

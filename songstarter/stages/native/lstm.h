@@ -130,6 +130,17 @@ static inline void pass_cell(const float *gates, int wide, float *hidden, float 
     }
 }
 
+/* Put a row among those before it, so that they come longest first. */
+static void put_in_order(int row, int length, int *order, int *lengths) {
+    int place = row;
+    for (; place > 0 && lengths[place - 1] < length; place--) {
+        order[place] = order[place - 1];
+        lengths[place] = lengths[place - 1];
+    }
+    order[place] = row;
+    lengths[place] = length;
+}
+
 /* One layer. Rows come longest first, lengths [row]; brought [row, moment of the longest, GATES * wide] is what the
    columns bring; hidden and cell [row, wide] are the state; y [row, moment of the longest, wide] gets the outputs;
    gates [row, GATES * wide] is for its use. */

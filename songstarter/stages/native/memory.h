@@ -18,4 +18,6 @@ static void *allocate(size_t bytes) {
     return memory;
 }
 
+static float *floats(size_t count) { return allocate(count * sizeof(float)); }
+
 #endif

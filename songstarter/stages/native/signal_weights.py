@@ -7,6 +7,7 @@ padded with zeros to whole vectors (spec 4.2).
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -52,6 +53,39 @@ class Level:
     @property
     def shape(self) -> LevelShape:
         return LevelShape(self.factor, whole(self.channels), whole(self.narrow))
+
+
+@dataclass(frozen=True, eq=False)
+class CodecLayout(ABC):
+    """What both halves of a codec have: tables, levels and an LSTM between them."""
+
+    weights: Weights
+
+    @property
+    @abstractmethod
+    def levels(self) -> list[Level]:
+        """Every block with its resampling, from the graph's start to its end."""
+
+    @property
+    def codebooks(self) -> int:
+        return sum(name.startswith("tables.") for name in self.weights.index)
+
+    @property
+    def entries(self) -> int:
+        """Rows of a table."""
+        return self.weights["tables.0"].shape[0]
+
+    @property
+    def latent(self) -> int:
+        return self.weights["tables.0"].shape[1]
+
+    @property
+    def wide(self) -> int:
+        return self.weights["lstm.0.state"].shape[2]
+
+    @property
+    def hop(self) -> int:
+        return int(np.prod([level.factor for level in self.levels]))
 
 
 def level_of(weights: Weights, block: str, resampling: str, factor_of: Callable[[int, int, int], int]) -> Level | None:
