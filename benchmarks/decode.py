@@ -32,6 +32,7 @@ from benchmarks.timing import Step
 from export.checkpoints import Loaded
 from songstarter.checkpoint import Checkpoint
 from songstarter.stages.decoder import GRAPH
+from songstarter.stages.kv_memory import ROWS_PER_SLOT
 
 REFERENCE = "fp32"
 # Beside keys and values a side needs memory for its weights and for what it computes with.
@@ -130,7 +131,7 @@ def _questions(plan: Plan, traffic: dict[str, Traffic]) -> tuple[list[Question],
 
 def _fp32_memory(size: Size, songs: int, context: int) -> int:
     values = 2 * size.layers * size.hidden
-    return Traffic(weights=0, per_position=4 * values).bytes_per_step(songs, context)
+    return songs * ROWS_PER_SLOT * context * 4 * values
 
 
 def _measure(

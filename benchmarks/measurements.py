@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.quality import Quality
 from benchmarks.report import Case, Question, mean_traffic
 from benchmarks.roofline import Traffic, milliseconds
-from benchmarks.shapes import columns_of, last_context, mean_along
+from benchmarks.shapes import MELODY_FRAMES, columns_of, last_context, mean_along
 from benchmarks.timing import Step
 
 # A variant this much slower than the best along the longest take is not run again.
@@ -119,7 +119,7 @@ def _roofline(question: Question, traffic: Traffic, bandwidth: dict[int, float])
     return mean_along(
         question.take_seconds,
         {
-            context: milliseconds(traffic.bytes_per_step(question.songs, context), speed)
+            context: milliseconds(traffic.bytes_per_step(question.songs, context, shared=MELODY_FRAMES), speed)
             for context, speed in bandwidth.items()
         },
     )

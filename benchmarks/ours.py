@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from benchmarks.shapes import MELODY_FRAMES, PREFIX
 from benchmarks.timing import WARM_STEPS, Step, first_context
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint, Device
@@ -98,8 +99,10 @@ class OurDecode:
         pattern = DelayPattern(checkpoint.delays, checkpoint.special_token)
         self._engine = Engine(self._decoder, pattern, max_waiting=slots)
         random = np.random.default_rng(0)
-        shape = (checkpoint.decoder.positions, checkpoint.decoder.hidden)
-        self._guided, self._null = random.standard_normal((2, *shape), np.float32)
+        self._guided, self._null = random.standard_normal((2, PREFIX, checkpoint.decoder.hidden), np.float32)
+        self._null[:MELODY_FRAMES] = self._guided[:MELODY_FRAMES]  # a prompt without a melody, as most are
+        codes = checkpoint.codebooks, checkpoint.decoder.positions
+        self._codes = random.integers(0, checkpoint.vocabulary, codes, np.int32)
 
     @property
     def computed_by(self) -> str:
@@ -117,11 +120,13 @@ class OurDecode:
     ) -> list[Step]:
         """Time steps of so many songs around a context, under the eyes of ``watched``.
 
-        A prefix as long as the context brings them there; the songs share it, so that it is computed once.
+        An opening brings them there; they are variations of one request, so that it is computed once.
         """
         start = first_context(context, steps)
-        frames = steps + SPARE_FRAMES
-        beginning = Beginning([Prefix(self._guided[:start], self._null[:start])], None, [Window(0, frames, 0)])
+        known = max(start - PREFIX, 0)
+        frames = known + steps + SPARE_FRAMES
+        prefix = Prefix(self._guided[:start], self._null[:start])
+        beginning = Beginning([prefix], self._codes[:, :known] if known else None, [Window(0, frames, known)])
         heard = [Song() for _ in range(songs)]
         takes = [
             Take(beginning, SAMPLING, 0, variation, USUAL_PRIORITY, ChunkSizes(frames, frames), song.hear)

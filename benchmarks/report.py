@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.quality import Quality
 from benchmarks.roofline import Traffic, milliseconds
-from benchmarks.shapes import PREFIX, last_context
+from benchmarks.shapes import MELODY_FRAMES, PREFIX, last_context
 
 GOOD_SHARE = 0.7  # of the roofline: what the project aims at
 
@@ -47,7 +47,8 @@ class Case:
 
 def mean_traffic(question: Question, traffic: Traffic) -> int:
     """Bytes per step, the mean along the take; the context grows evenly."""
-    return traffic.bytes_per_step(question.songs, (PREFIX + last_context(question.take_seconds)) // 2)
+    context = (PREFIX + last_context(question.take_seconds)) // 2
+    return traffic.bytes_per_step(question.songs, context, shared=MELODY_FRAMES)
 
 
 def prediction(questions: Sequence[Question], traffic: dict[str, Traffic], bandwidth: float) -> str:

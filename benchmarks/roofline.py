@@ -22,8 +22,9 @@ class Traffic:
     weights: int
     per_position: int  # keys and values of one position of one row
 
-    def bytes_per_step(self, songs: int, context: int) -> int:
-        return self.weights + songs * ROWS_PER_SLOT * context * self.per_position
+    def bytes_per_step(self, songs: int, context: int, shared: int = 0) -> int:
+        """The first ``shared`` positions are the same for all rows, and need to be read once."""
+        return self.weights + (shared + songs * ROWS_PER_SLOT * (context - shared)) * self.per_position
 
 
 def milliseconds(size: float, bandwidth: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 MAX_TOKENS = 256  # of a prompt; the original knows no bound
 WINDOW_SECONDS = 30
-POSITION_STEP = 8
+POSITION_STEP = 16  # decoder.c's bytes lie in blocks of so many
 
 
 def positions_of(*, melody_frames: int | None, frames_per_second: int, latest_column: int) -> int:

@@ -16,7 +16,7 @@ from songstarter.stages.kv_memory import ROWS_PER_SLOT, with_present
 from songstarter.stages.native_sampler import open_sampler
 from songstarter.stages.runtime import OnDevice, OnHost
 from songstarter.stages.sampler import Columns, Draw
-from songstarter.stages.session import Place
+from songstarter.stages.session import SHARED, Place
 
 __all__ = ["GRAPH", "DecoderStage", "Filling", "Prefix", "RowFilling"]
 
@@ -68,7 +68,8 @@ class DecoderStage:
             MEMORY_TYPES[decoder.precision],
         )
         if checkpoint.family == "melody":
-            self._conditioning: Conditioning = PrependedPrefix(KeptRows(self._memory, first=rows, count=KEPT_ROWS))
+            kept = KeptRows(self._memory, first=rows, count=KEPT_ROWS)
+            self._conditioning: Conditioning = PrependedPrefix(kept, shares=SHARED in self._session.inputs)
         else:
             self._conditioning = CrossAttendedPrefix(runtime.open(repository / CROSS_GRAPH), runtime, checkpoint, slots)
 
@@ -138,7 +139,7 @@ class DecoderStage:
             "lengths": held.astype(np.int32),
             "longest": np.array([held.max() + 1], np.int32),
         }
-        feeds |= self._conditioning.feeds(embeddings) | self._sampler_feeds(count)
+        feeds |= self._conditioning.feeds(first, embeddings) | self._sampler_feeds(count)
         (logits,) = self._session.run_in_place(feeds, self._places(first, count), ["logits"])
         return logits
 

@@ -5,7 +5,8 @@
          └──── slot 0 ────┘ └──── slot 1 ────┘     (see kept_rows.py)
 
 A layer's keys are one block [row, head, position, head size], so the rows of the first n slots are one
-contiguous piece of it, and so is any single row: a graph runs on either without a copy.
+contiguous piece of it, and so is any single row: a graph runs on either without a copy. Within a head's sixteen
+positions whoever computes may have an order of its own, as ``native/byte_attention.h`` has.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from songstarter.stages.huge_pages import zeros
 from songstarter.stages.session import Place, Session
 
 ROWS_PER_SLOT = 2
+POSITIONS_TOGETHER = 16  # that decoder.c's bytes have in one block: none of them can be copied alone
 Shape = tuple[int, ...]
 
 
@@ -59,8 +61,9 @@ class HostMemory:
         return self._places[first, count]
 
     def copy(self, source: int, target: int, length: int) -> None:
+        whole = -(-length // POSITIONS_TOGETHER) * POSITIONS_TOGETHER
         for block in self._blocks.values():
-            block[target, :, :length] = block[source, :, :length]
+            block[target, :, :whole] = block[source, :, :whole]
 
 
 class DeviceMemory:

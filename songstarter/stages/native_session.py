@@ -18,11 +18,11 @@ from songstarter.stages.graph_weights import Weights
 from songstarter.stages.native.compile import DECODER, InstructionSet
 from songstarter.stages.native.layout import KINDS, Layout, addresses
 from songstarter.stages.native.processor import instruction_set
-from songstarter.stages.session import Place
+from songstarter.stages.session import SHARED, Place
 
 MOST_ROWS = 64  # of a call, as in products.h
 BYTES_FOR_A_CORE = 8 << 20
-ROWS = ("tokens", "prefix", "memory_rows", "places", "text_lengths")
+ROWS = ("tokens", "prefix", "memory_rows", "places", "shared", "text_lengths")
 
 
 class Call(ctypes.Structure):
@@ -67,7 +67,8 @@ class NativeSession:
         self._opened: ctypes.c_void_p | None = None
         self.computed_by = f"decoder.c for {instructions.name}"
         memory = [name for names in layout.memory_names for name in names]
-        self.inputs = ("tokens", "positions", "text_ceiling" if layout.attends_to_text else "prefix", *memory)
+        conditioning = ("text_ceiling",) if layout.attends_to_text else ("prefix", SHARED)
+        self.inputs = ("tokens", "positions", *conditioning, *memory)
         self.outputs = ("logits", *(f"{name}_present" for name in memory if not name.startswith("cross_")))
 
     def run_in_place(
@@ -86,6 +87,8 @@ class NativeSession:
         text_places = 0
         if "prefix" in feeds:
             rows["prefix"] = _rows(feeds["prefix"], np.float32, self._layout.hidden)
+            if SHARED in feeds:
+                rows["shared"] = np.repeat(feeds[SHARED].astype(np.int32), positions, axis=0)
         else:
             text_places, lengths = _text(places["text_ceiling"])
             rows["text_lengths"] = np.repeat(lengths, positions)

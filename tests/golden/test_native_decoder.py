@@ -68,10 +68,12 @@ class Setting:
         assert session is not None
         return session
 
-    def run(self, session: InPlace, memory: dict[str, Array], first: int, at: Array) -> Array:
+    def run(
+        self, session: InPlace, memory: dict[str, Array], first: int, at: Array, shared: Array | None = None
+    ) -> Array:
         """Logits [row, codebook, token] of the last of some positions ``at`` [row, position], rows from ``first`` on.
 
-        What a position is fed is drawn once for every row and position there is.
+        What a position is fed is drawn once for every row and position there is; ``shared`` is what rows share.
         """
         random = np.random.default_rng(2)
         checkpoint, everywhere = self.checkpoint, (ROWS, self.checkpoint.decoder.positions)
@@ -87,6 +89,8 @@ class Setting:
         }
         if checkpoint.family == "melody":
             feeds["prefix"] = prefix[here]
+            if shared is not None:
+                feeds["shared"] = shared
         places = {name: place(block[first : first + rows]) for name, block in memory.items() if self._wants(name)}
         presents = {f"{name}_present": found for name, found in places.items() if name.startswith(("key", "value"))}
         (logits,) = session.run_in_place(feeds, places | presents, ["logits"])
@@ -94,6 +98,20 @@ class Setting:
 
     def _wants(self, name: str) -> bool:
         return self.checkpoint.family == "text" or name.startswith(("key", "value"))
+
+
+def in_blocks(memory: dict[str, Array]) -> dict[str, Array]:
+    """What the graph has in memory, as ``decoder.c`` has it: see ``byte_attention.h``."""
+    return {name: _in_blocks(name, block) if block.dtype == np.int8 else block for name, block in memory.items()}
+
+
+def _in_blocks(name: str, block: Array) -> Array:
+    rows, heads, positions, channels = block.shape
+    if name.startswith("key"):
+        parted = (block ^ -128).reshape(rows, heads, positions // 16, 16, channels // 4, 4).swapaxes(3, 4)
+    else:
+        parted = block.reshape(rows, heads, positions // 4, 4, channels).swapaxes(3, 4)
+    return np.ascontiguousarray(parted).reshape(block.shape)
 
 
 def place(block: Array) -> Place:
@@ -117,26 +135,28 @@ def make_setting(loaded: Loaded, precision: Precision, repository: Path) -> Sett
 
 
 def test_a_step_gives_the_graph_s_logits_and_memory(setting: Setting) -> None:
-    ours, theirs = setting.copy(), setting.copy()
+    ours, theirs = in_blocks(setting.copy()), setting.copy()
     found = setting.run(setting.native(), ours, 0, HELD)
     expected = setting.run(Session(setting.graph), theirs, 0, HELD)
     assert_close(found, expected)
-    for name, block in ours.items():
+    for name, block in in_blocks(theirs).items():
         # a level of 8-bit memory, or what one level of an activation moves
-        unequal = np.abs(block.astype(np.float32) - theirs[name])
+        bytes_of_keys = block.dtype == np.int8 and name.startswith("key")
+        one, other = ((block.view(np.uint8), ours[name].view(np.uint8)) if bytes_of_keys else (block, ours[name]))
+        unequal = np.abs(one.astype(np.float32) - other)
         assert unequal.max() <= (1 if block.dtype == np.int8 else 0.1), name
 
 
 def test_the_embedded_checkpoint_s_own_dimensions_fit(tmp_path: Path) -> None:
     """A feed-forward part that is not four times as wide, tables of 512 codes, trained weights."""
     setting = make_setting(load("embedded"), "int8_kv8", tmp_path)
-    found = setting.run(setting.native(), setting.copy(), 0, HELD)
+    found = setting.run(setting.native(), in_blocks(setting.copy()), 0, HELD)
     assert_close(found, setting.run(Session(setting.graph), setting.copy(), 0, HELD))
 
 
 def test_a_filling_gives_the_graph_s_logits(setting: Setting) -> None:
     at = np.arange(17, 117)[None]
-    found = setting.run(setting.native(), setting.copy(), 2, at)
+    found = setting.run(setting.native(), in_blocks(setting.copy()), 2, at)
     assert_close(found, setting.run(Session(setting.graph), setting.copy(), 2, at))
 
 
@@ -168,6 +188,23 @@ def test_a_filling_is_the_same_however_it_is_cut(setting: Setting, piece: int) -
     assert np.array_equal(found, expected)
     for name, block in cut.items():
         assert np.array_equal(block, whole[name])
+
+
+@pytest.mark.parametrize("setting", [("melody", "int8"), ("melody", "int8_kv8")], ids="-".join, indirect=True)
+@pytest.mark.parametrize("length", [3, 16, 41, 300, 301])
+def test_what_rows_share_is_read_in_one_place_and_changes_no_bit(setting: Setting, length: int) -> None:
+    """The rows' own copies are spoilt, as far as whole blocks go: they are not read."""
+    memory, playing = setting.copy(), 4  # the last row only holds what they share
+    blocks = [block for name, block in memory.items() if name.startswith(("key", "value"))]
+    for block in blocks:
+        block[:playing, :, :length] = block[playing, :, :length]
+    at = HELD[:playing]
+    expected = setting.run(setting.native(), {name: block.copy() for name, block in memory.items()}, 0, at)
+    for block in blocks:
+        for row, held in enumerate(at[:, 0]):
+            block[row, :, : min(length, held + 1) // 16 * 16] = 99
+    found = setting.run(setting.native(), memory, 0, at, np.array([[playing, length]] * playing))
+    assert np.array_equal(found, expected)
 
 
 def test_what_is_no_number_spoils_its_own_row_alone(setting: Setting) -> None:

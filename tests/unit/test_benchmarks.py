@@ -62,6 +62,7 @@ def test_the_middle_step_is_at_the_wanted_context() -> None:
 def test_a_step_reads_every_weight_once_and_two_rows_of_memory_for_each_song() -> None:
     traffic = Traffic(weights=1000, per_position=10)
     assert traffic.bytes_per_step(songs=3, context=50) == 1000 + 3 * 2 * 50 * 10
+    assert traffic.bytes_per_step(songs=3, context=50, shared=20) == 1000 + (20 + 3 * 2 * 30) * 10
     assert milliseconds(2e9, 20e9) == pytest.approx(100)
 
 
@@ -79,9 +80,9 @@ def test_a_graph_s_traffic_counts_products_and_not_tables_that_are_looked_up(tmp
 
 
 def test_the_prediction_follows_from_bytes_and_bandwidth() -> None:
-    # 700 MB of weights; 2 rows x 448 positions x 1 MB of memory are 896 MB: 1596 MB at 10 GB/s.
+    # 700 MB of weights; 2 rows x 213 positions x 1 MB of memory, and 235 MB that both share: 1361 MB at 10 GB/s.
     card = prediction([Question(1, "int8", 8)], {"int8": Traffic(700_000_000, 1_000_000)}, 10e9)
-    assert card.splitlines()[1].split() == ["1", "int8", "8", "700.0", "896.0", "159.6", "228.0"]
+    assert card.splitlines()[1].split() == ["1", "int8", "8", "700.0", "661.0", "136.1", "194.4"]
 
 
 def test_a_case_is_medians_along_the_take_beside_the_best_variant_of_the_peer() -> None:

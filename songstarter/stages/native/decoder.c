@@ -28,7 +28,7 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    void *keys, *values;                    /* [memory row, head, position, HEAD], fp32 or int8 */
+    void *keys, *values;                    /* [memory row, head, position, HEAD], fp32 or bytes (byte_attention.h) */
     const float *cross_keys, *cross_values; /* [memory row, head, text place, HEAD]; NULL without text */
 } Memory;
 
@@ -45,6 +45,7 @@ typedef struct {
     const float *prefix;         /* [row, hidden], added to the tokens' vectors; or NULL */
     const int32_t *memory_rows;  /* [row] */
     const int32_t *places;       /* [row]: the position a row is written to, the last it attends to */
+    const int32_t *shared;       /* [row, 2]: a memory row that begins with the same numbers, for so many; or NULL */
     const int32_t *text_lengths; /* [row], or NULL */
     const Memory *memory;        /* [layer] */
     float *logits;               /* [row - first_asked, codebook * vocabulary] */
@@ -112,22 +113,59 @@ static void product(Decoder *d, int number, const Matrix *m, float *to, Ending e
     multiply(&d->team, number, m, &d->quantised, d->call->rows, to, ending);
 }
 
-/* Where a row's head begins in memory of `places` positions. */
-static size_t head_in_memory(const Decoder *d, int row, int head, int places) {
-    return ((size_t)d->call->memory_rows[row] * d->shape.heads + head) * places * HEAD;
+/* Where a memory row's head begins in memory of `places` positions. */
+static size_t head_in_memory(const Decoder *d, int memory_row, int head, int places) {
+    return ((size_t)memory_row * d->shape.heads + head) * places * HEAD;
 }
 
 static const float *of_head(const float *scale, int head) { return scale ? scale + head * HEAD : NULL; }
 
-static void remember_all(Decoder *d, int number, const Layer *layer, const Memory *memory) {
+/* The keys and values of a head and a row: from where to where. */
+typedef struct {
+    const float *key, *value;
+    size_t head;
+    int place;
+} Fresh;
+
+static Fresh fresh(const Decoder *d, int row, int head) {
     int hidden = d->shape.hidden;
-    for (int row = number; row < d->call->rows; row += d->team.threads)
-        for (int head = 0; head < d->shape.heads; head++) {
-            const float *key = d->wide + (size_t)row * 3 * hidden + hidden + head * HEAD;
-            size_t place = head_in_memory(d, row, head, d->shape.positions) + (size_t)d->call->places[row] * HEAD;
-            remember(key, of_head(layer->key_scale, head), memory->keys, place);
-            remember(key + hidden, of_head(layer->value_scale, head), memory->values, place);
+    const float *key = d->wide + (size_t)row * 3 * hidden + hidden + head * HEAD;
+    size_t in_memory = head_in_memory(d, d->call->memory_rows[row], head, d->shape.positions);
+    return (Fresh){key, key + hidden, in_memory, d->call->places[row]};
+}
+
+static void remember_floats(const Decoder *d, const Memory *memory, int head) {
+    for (int row = 0; row < d->call->rows; row++) {
+        Fresh f = fresh(d, row, head);
+        size_t to = f.head + (size_t)f.place * HEAD;
+        memcpy((float *)memory->keys + to, f.key, HEAD * sizeof(float));
+        memcpy((float *)memory->values + to, f.value, HEAD * sizeof(float));
+    }
+}
+
+static void remember_bytes(const Decoder *d, const Layer *layer, const Memory *memory, int head) {
+    enum { ROWS_AHEAD = 8 };
+    uint8_t *keys = memory->keys, *values = memory->values;
+    for (int row = -ROWS_AHEAD; row < d->call->rows; row++) {
+        if (row + ROWS_AHEAD < d->call->rows) {
+            Fresh f = fresh(d, row + ROWS_AHEAD, head);
+            ask_to_write(keys + f.head, values + f.head, f.place);
         }
+        if (row < 0)
+            continue;
+        Fresh f = fresh(d, row, head);
+        remember_key(f.key, layer->key_scale + head * HEAD, keys + f.head, f.place);
+        remember_value(f.value, layer->value_scale + head * HEAD, values + f.head, f.place);
+    }
+}
+
+/* A head is one thread's: of bytes, positions that follow each other share words of memory. */
+static void remember_all(Decoder *d, int number, const Layer *layer, const Memory *memory) {
+    for (int head = number; head < d->shape.heads; head += d->team.threads)
+        if (layer->key_scale)
+            remember_bytes(d, layer, memory, head);
+        else
+            remember_floats(d, memory, head);
     meet(&d->team);
 }
 
@@ -139,41 +177,77 @@ static void scaled(const float *from, const float *scale, float factor, Vector t
     }
 }
 
-/* One (row, head) pair: what the head sees goes to `mixed`; `scores` [position] is for its use. */
-typedef void Attend(Decoder *, const Layer *, const Memory *, int row, int head, float *scores, Vector mixed[PARTS]);
+/* One (row, head) pair: what the head sees goes to `mixed`; `scores` [position] is for its use. Pair `then` is the
+   thread's next. */
+typedef struct {
+    int row, head;
+} Pair;
+typedef void Attend(Decoder *, const Layer *, const Memory *, Pair, Pair then, float *scores, Vector mixed[PARTS]);
 
 static const float SHARPNESS = 0.125f; /* 1 / sqrt(HEAD) */
 
-static void attend(Decoder *d, const Layer *l, const Memory *m, int row, int head, float *scores, Vector mixed[PARTS]) {
-    size_t from = head_in_memory(d, row, head, d->shape.positions);
-    int length = d->call->places[row] + 1;
+/* Where a pair's numbers lie: first those that its row shares. */
+typedef struct {
+    size_t others, own;
+    int shared;
+} Whereabouts;
+
+static Whereabouts whereabouts(const Decoder *d, Pair pair) {
+    const Call *call = d->call;
+    int positions = d->shape.positions, length = call->places[pair.row] + 1;
+    size_t own = head_in_memory(d, call->memory_rows[pair.row], pair.head, positions);
+    if (!call->shared)
+        return (Whereabouts){own, own, 0};
+    const int32_t *shared = call->shared + 2 * pair.row;
+    int so_many = shared[1] < length ? shared[1] : length;
+    return (Whereabouts){head_in_memory(d, shared[0], pair.head, positions), own, so_many / LANES * LANES};
+}
+
+static Floats floats_at(const void *memory, Whereabouts at) {
+    return (Floats){(const float *)memory + at.others, (const float *)memory + at.own, at.shared};
+}
+
+static Bytes bytes_at(const void *memory, Whereabouts at) {
+    return (Bytes){(const uint8_t *)memory + at.others, (const uint8_t *)memory + at.own, at.shared};
+}
+
+static void attend(
+    Decoder *d, const Layer *l, const Memory *m, Pair pair, Pair then, float *scores, Vector mixed[PARTS]) {
+    Whereabouts here = whereabouts(d, pair);
+    int length = d->call->places[pair.row] + 1;
     Vector query[PARTS];
-    scaled(d->wide + (size_t)row * 3 * d->shape.hidden + head * HEAD, of_head(l->key_scale, head), SHARPNESS, query);
+    const float *asked = d->wide + (size_t)pair.row * 3 * d->shape.hidden + pair.head * HEAD;
+    scaled(asked, of_head(l->key_scale, pair.head), SHARPNESS, query);
     if (!l->key_scale) {
-        attend_floats(query, (float *)m->keys + from, (float *)m->values + from, length, scores, mixed);
+        attend_floats(query, floats_at(m->keys, here), floats_at(m->values, here), length, scores, mixed);
         return;
     }
-    attend_bytes(query, (int8_t *)m->keys + from, (int8_t *)m->values + from, length, scores, mixed);
-    scaled((const float *)mixed, of_head(l->value_scale, head), 1.0f, mixed);
+    Bytes next = bytes_at(m->keys, whereabouts(d, then));
+    attend_bytes(query, bytes_at(m->keys, here), bytes_at(m->values, here), next, length, scores, mixed);
+    scaled((const float *)mixed, of_head(l->value_scale, pair.head), 1.0f, mixed);
 }
 
 static void attend_to_text(
-    Decoder *d, const Layer *l, const Memory *m, int row, int head, float *scores, Vector mixed[PARTS]) {
-    (void)l;
-    size_t from = head_in_memory(d, row, head, d->shape.text_places);
+    Decoder *d, const Layer *l, const Memory *m, Pair pair, Pair then, float *scores, Vector mixed[PARTS]) {
+    (void)l, (void)then;
+    size_t from = head_in_memory(d, d->call->memory_rows[pair.row], pair.head, d->shape.text_places);
     Vector query[PARTS];
-    scaled(d->wide + (size_t)row * d->shape.hidden + head * HEAD, NULL, SHARPNESS, query);
-    attend_floats(query, m->cross_keys + from, m->cross_values + from, d->call->text_lengths[row], scores, mixed);
+    scaled(d->wide + (size_t)pair.row * d->shape.hidden + pair.head * HEAD, NULL, SHARPNESS, query);
+    Floats keys = {.own = m->cross_keys + from}, values = {.own = m->cross_values + from};
+    attend_floats(query, keys, values, d->call->text_lengths[pair.row], scores, mixed);
 }
 
-/* Whoever is free takes the next pair: rows are of different lengths. */
+/* Whoever is free takes the next pair: rows are of different lengths. A head's rows follow each other, for what they
+   share is then still in the nearest cache. */
 static void attend_all(Decoder *d, int number, const Layer *layer, const Memory *memory, Attend *one) {
-    int heads = d->shape.heads, pairs = d->call->rows * heads;
+    int rows = d->call->rows, heads = d->shape.heads, pairs = rows * heads;
     float *scores = d->scores + (size_t)number * (d->shape.positions + LANES);
-    for (int pair; (pair = atomic_fetch_add(&d->team.next, 1)) < pairs;) {
+    for (int now = atomic_fetch_add(&d->team.next, 1), then; now < pairs; now = then) {
+        then = atomic_fetch_add(&d->team.next, 1);
+        Pair pair = {now % rows, now / rows}, next = then < pairs ? (Pair){then % rows, then / rows} : pair;
         Vector mixed[PARTS];
-        one(d, layer, memory, pair / heads, pair % heads, scores, mixed);
-        memcpy(d->attended + (size_t)pair * HEAD, mixed, sizeof mixed);
+        one(d, layer, memory, pair, next, scores, mixed);
+        memcpy(d->attended + ((size_t)pair.row * heads + pair.head) * HEAD, mixed, sizeof mixed);
     }
     meet(&d->team);
 }

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from songstarter.stages.dimensions import HEAD_SIZE, Dimensions
 from songstarter.stages.graph_weights import Weights
+from songstarter.stages.kv_memory import POSITIONS_TOGETHER
 
 CHANNELS = 32  # what every product's width is a multiple of
 KINDS = ("key", "value", "cross_key", "cross_value")  # of a layer's memory, in the order of the C struct
@@ -46,7 +47,8 @@ class Layout(Dimensions):
             return None
         layout = cls(weights)
         fits = layout.hidden % HEAD_SIZE == 0 and layout.logits % CHANNELS == 0 and layout.wide % CHANNELS == 0
-        return layout if fits else None
+        whole = "key_scale_0" not in weights or layout.positions % POSITIONS_TOGETHER == 0
+        return layout if fits and whole else None
 
     @property
     def attends_to_text(self) -> bool:

@@ -1,0 +1,75 @@
+"""Which beginnings are copied, and which of them rows read in one place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from songstarter.array import Array
+from songstarter.stages.kept_rows import KeptRows
+from songstarter.stages.kv_memory import HostMemory
+
+SLOT_ROWS, KEPT, POSITIONS = 4, 2, 64
+MELODY, OTHER_MELODY = np.random.default_rng(0).standard_normal((2, 20, 3), np.float32)
+
+
+@pytest.fixture
+def kept() -> KeptRows:
+    memory = HostMemory(["key_0"], shape=(SLOT_ROWS + KEPT, 1, POSITIONS, 4), dtype=np.float32)
+    return KeptRows(memory, first=SLOT_ROWS, count=KEPT)
+
+
+def prefix(melody: Array, prompt: float) -> Array:
+    return np.concatenate([melody, np.full((5, 3), prompt, np.float32)])
+
+
+def test_what_comes_first_shares_with_nobody_until_it_is_kept(kept: KeptRows) -> None:
+    assert kept.recall(prefix(MELODY, 1), 0) == 0
+    assert kept.shared[0].tolist() == [0, 0]
+    kept.keep(prefix(MELODY, 1), 0)
+    assert kept.shared[0, 0] >= SLOT_ROWS
+    assert kept.shared[0, 1] == 25
+
+
+def test_other_prompts_and_none_share_the_melody_part_of_the_oldest(kept: KeptRows) -> None:
+    kept.keep(prefix(MELODY, 1), 0)
+    assert kept.recall(prefix(MELODY, 0), 1) == 20
+    kept.keep(prefix(MELODY, 0), 1)
+    assert kept.recall(prefix(MELODY, 0), 2) == 25  # of the younger, which is longer
+    assert kept.shared[1].tolist() == kept.shared[2].tolist() == [kept.shared[0, 0], 20]
+
+
+def test_another_melody_shares_with_its_own_only(kept: KeptRows) -> None:
+    kept.keep(prefix(MELODY, 1), 0)
+    assert kept.recall(prefix(OTHER_MELODY, 1), 1) == 0
+    assert kept.shared[1].tolist() == [0, 0]
+    kept.keep(prefix(OTHER_MELODY, 1), 1)
+    assert kept.shared[1, 0] != kept.shared[0, 0]
+
+
+def test_a_copy_shares_what_its_source_does(kept: KeptRows) -> None:
+    kept.keep(prefix(MELODY, 1), 0)
+    kept.share_alike(0, 3)
+    assert kept.shared[3].tolist() == kept.shared[0].tolist()
+
+
+def test_who_shared_a_row_that_makes_room_reads_its_own(kept: KeptRows) -> None:
+    kept.keep(prefix(MELODY, 1), 0)
+    kept.keep(prefix(OTHER_MELODY, 1), 1)
+    kept.keep(prefix(OTHER_MELODY[::-1], 1), 2)  # in place of the first
+    assert kept.shared[0].tolist() == [0, 0]
+    assert kept.shared[2, 0] != kept.shared[1, 0]
+
+
+def test_what_is_shared_is_not_the_first_to_make_room(kept: KeptRows) -> None:
+    kept.keep(prefix(MELODY, 1), 0)
+    kept.keep(prefix(MELODY, 2), 1)  # shares the first
+    kept.keep(prefix(OTHER_MELODY, 1), 2)
+    assert kept.shared[0, 1] == 25
+    assert kept.shared[1, 1] == 20
+
+
+def test_a_row_that_begins_otherwise_shares_no_more(kept: KeptRows) -> None:
+    kept.keep(prefix(MELODY, 1), 0)
+    kept.recall(prefix(OTHER_MELODY, 1), 0)
+    assert kept.shared[0].tolist() == [0, 0]
