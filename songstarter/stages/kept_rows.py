@@ -66,7 +66,7 @@ class KeptRows:
         return {row: length for row, length in common.items() if length}
 
     def _share(self, alike: dict[int, int], target: int) -> None:
-        """Note what a row shares: the oldest beginning that is not much shorter than others, for others chose it too."""
+        """Note what a row shares: the oldest beginning that is not much shorter than others, as others chose too."""
         enough = max(alike.values(), default=0) / 2
         row = next((row for row, length in alike.items() if length >= enough), None)
         if row is None:
