@@ -142,7 +142,7 @@ def test_a_step_gives_the_graph_s_logits_and_memory(setting: Setting) -> None:
     for name, block in in_blocks(theirs).items():
         # a level of 8-bit memory, or what one level of an activation moves
         bytes_of_keys = block.dtype == np.int8 and name.startswith("key")
-        one, other = ((block.view(np.uint8), ours[name].view(np.uint8)) if bytes_of_keys else (block, ours[name]))
+        one, other = (block.view(np.uint8), ours[name].view(np.uint8)) if bytes_of_keys else (block, ours[name])
         unequal = np.abs(one.astype(np.float32) - other)
         assert unequal.max() <= (1 if block.dtype == np.int8 else 0.1), name
 
