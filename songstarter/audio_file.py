@@ -167,8 +167,9 @@ def _too_long(found: str, seconds: float, field: str) -> InvalidRequest:
 def pcm16(samples: Samples) -> npt.NDArray[np.int16]:
     """Samples as whole numbers of 16 bits."""
     # libsndfile rounds floats down; ffmpeg, and so the original, to the nearest.
-    steps = np.rint(samples.astype(np.float64) * 2**15)
-    pcm: npt.NDArray[np.int16] = np.clip(steps, -(2**15), 2**15 - 1).astype(np.int16)
+    steps = np.rint(samples * np.float32(2**15))  # exact: a power of two
+    np.minimum(np.maximum(steps, np.float32(-(2**15)), out=steps), np.float32(2**15 - 1), out=steps)
+    pcm: npt.NDArray[np.int16] = steps.astype(np.int16)
     return pcm
 
 

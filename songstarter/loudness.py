@@ -36,6 +36,7 @@ QUIET = 0.002  # rms below which loudness is left alone: noise is not music
 
 BLOCK_SECONDS = 0.4
 HOPS_PER_BLOCK = 4
+PIECE = 1 << 15  # samples that are worked on at a time: they stay in the cache
 OFFSET = -0.691  # makes a full-scale 997 Hz sine in one channel read -3.01 LUFS, but for the clamps
 ABSOLUTE_GATE = -70.0
 RELATIVE_GATE = -10.0
@@ -59,7 +60,7 @@ class Biquad:
         """Samples [channel, sample] filtered from a state [channel, 2] (zeros: from rest), then cut to +-1 as
         torchaudio's filters do; and the state that they leave."""
         filtered, state = lfilter(self.b, self.a, samples, axis=-1, zi=state)
-        return np.clip(filtered, -1.0, 1.0), state
+        return np.minimum(np.maximum(filtered, -1.0, out=filtered), 1.0, out=filtered), state
 
 
 def high_shelf(rate: int) -> Biquad:
@@ -172,10 +173,14 @@ class Loudness:
         self._energies: list[Precise] = []  # [channel] of each block, ten a second
 
     def hear(self, samples: Samples) -> None:
+        for start in range(0, samples.shape[1], PIECE):
+            self._hear_piece(samples[:, start : start + PIECE])
+
+    def _hear_piece(self, samples: Samples) -> None:
+        self._power.hear(samples)
         if not self._states:
             self._states = [np.zeros((len(samples), 2)) for _ in self._filters]
             self._rest = np.zeros((len(samples), 0))
-        self._power.hear(samples)
         weighted: Precise = samples.astype(np.float64)
         for index, biquad in enumerate(self._filters):
             weighted, self._states[index] = biquad.clamped(weighted, self._states[index])
@@ -234,7 +239,12 @@ def normalize(waveform: Waveform, strategy: str) -> Waveform:
         return waveform
     meter = METERS[strategy](waveform.rate)
     meter.hear(waveform.samples)
-    return replace(waveform, samples=scaled(waveform.samples, meter.gain, meter.ceiling))
+    return replace(waveform, samples=levelled(waveform.samples, meter))
+
+
+def levelled(samples: Samples, meter: Meter) -> Samples:
+    """Samples [channel, sample] at the level that the meter, which heard them, brings them to."""
+    return scaled(samples, meter.gain, meter.ceiling)
 
 
 def require_finite(samples: Samples) -> None:
@@ -249,8 +259,8 @@ def require_finite(samples: Samples) -> None:
 
 def scaled(samples: Samples, gain: float | Precise, ceiling: float) -> Samples:
     """Computed in float64: the gain of a nearly silent take does not fit a float32."""
-    louder: Samples = (samples.astype(np.float64) * gain).astype(np.float32)
-    return np.clip(louder, np.float32(-ceiling), np.float32(ceiling))
+    louder: Samples = np.multiply(samples, gain, dtype=np.float64).astype(np.float32)
+    return np.minimum(np.maximum(louder, np.float32(-ceiling), out=louder), np.float32(ceiling), out=louder)
 
 
 def _corner(hertz: float, quality: float, rate: int) -> tuple[float, float]:

@@ -60,14 +60,14 @@ class Face:
         """
         request, order = self.prepare(values, visit)
         frames = self._checkpoint.frames_in(request.duration)
-        takes = [self._renderer.take(frames, visit) for _ in range(request.variations)]
+        takes = [self._renderer.take(frames, request, visit) for _ in range(request.variations)]
         files: dict[int, bytes] = {}
         with closing(self._stages.decode(order)) as responses:
             for response in responses:
                 variation = int(response["variation"].item())
                 takes[variation].push(response["codes"])
                 if takes[variation].complete:
-                    files[variation] = self._renderer.file(takes[variation].samples, request)
+                    files[variation] = takes[variation].file()
                     visit.rendered(frames / self._checkpoint.frames_per_second)
         if len(files) != request.variations:
             raise TakeFailed(f"the decoder sent {len(files)} takes of {request.variations}")

@@ -14,7 +14,7 @@ from songstarter.contract import CODEC_DECODER
 from songstarter.faces.stages import Stages, Tensors
 from songstarter.faces.turns import Turns
 from songstarter.faces.visits import Visit
-from songstarter.loudness import normalize
+from songstarter.loudness import METERS, levelled, require_finite
 from songstarter.request import Request
 from songstarter.waveform import Samples, Waveform
 
@@ -28,19 +28,13 @@ class Renderer:
         self._stages = stages
         self._turns = Turns(codec_calls)
 
-    def file(self, samples: Samples, request: Request) -> bytes:
-        """A whole take as the bytes of a file, or of its data URI, as the request wants it."""
-        waveform = normalize(Waveform(samples, self._checkpoint.sample_rate), request.normalization)
-        data = encode(waveform, request.audio_format)
-        return data if request.encoding == "raw" else data_uri(data, request.audio_format).encode()
-
-    def take(self, frames: int, visit: Visit) -> Take:
+    def take(self, frames: int, request: Request, visit: Visit) -> Take:
         """A take that is heard as a whole, and due when it would have been played.
 
         So the short do not wait for the long, and of takes that came together one is done after the other.
         """
         due = visit.arrived + frames / self._checkpoint.frames_per_second
-        return Take(self._song(frames, visit, lambda: due), self.by_channel)
+        return Take(self._song(frames, visit, lambda: due), self.by_channel, request, self._checkpoint.sample_rate)
 
     def song(self, frames: int, visit: Visit) -> SongDecoder:
         """A song of so many frames, to be decoded as its codes come; what is next is due when the rest is played."""
@@ -61,22 +55,34 @@ class Renderer:
 
 
 class Take:
-    """One take's samples, as far as its frames have come: the codec works while the decoder still does."""
+    """One take as far as its frames have come: codec and meter work while the decoder still does."""
 
-    def __init__(self, song: SongDecoder, by_channel: Callable[[Array], Array]) -> None:
+    def __init__(self, song: SongDecoder, by_channel: Callable[[Array], Array], request: Request, rate: int) -> None:
         self._song = song
         self._by_channel = by_channel
+        self._request = request
+        self._rate = rate
+        self._meter = METERS[request.normalization](rate)
         self._pieces: list[Samples] = []
 
     def push(self, frames: Array) -> None:
-        """The next frames [codebook, frame]."""
-        self._pieces.append(self._song.push(self._by_channel(frames)))
+        """The next frames [codebook, frame].
+
+        Raises:
+            TakeFailed: a sample is infinite or not a number.
+        """
+        samples = self._song.push(self._by_channel(frames))
+        require_finite(samples)
+        self._meter.hear(samples)
+        self._pieces.append(samples)
 
     @property
     def complete(self) -> bool:
         return self._song.complete
 
-    @property
-    def samples(self) -> Samples:
-        """[channel, sample] of all that came."""
-        return np.concatenate(self._pieces, axis=1)
+    def file(self) -> bytes:
+        """The whole take as the bytes of a file, or of its data URI, as the request wants it."""
+        request = self._request
+        samples = levelled(np.concatenate(self._pieces, axis=1), self._meter)
+        data = encode(Waveform(samples, self._rate), request.audio_format)
+        return data if request.encoding == "raw" else data_uri(data, request.audio_format).encode()

@@ -99,7 +99,7 @@ class DeviceDecoder(DecoderStage):
             "logits": np.zeros((rows, self.codebooks, self._vocabulary), np.float32),
             "columns": np.zeros((slots, self.codebooks), np.int64),
             "pairs": _pairs(slots),
-            **self._conditioning.feeds(np.zeros((rows, 1, self._hidden), np.float32)),
+            **self._conditioning.feeds(0, np.zeros((rows, 1, self._hidden), np.float32)),
         }
         arrays = {name: DeviceArray(array, self._device) for name, array in fixed.items()}
         # Read on the host when a graph is captured, to split the work for the longest row there can be. How long
