@@ -59,6 +59,7 @@ class DecoderStage:
         self._nothing = checkpoint.special_token + 1  # stands where a position has a piece of the prefix and no column
         runtime = self.runtime((repository / GRAPH).parent, device, threads)
         self._device = device
+        self._known_places: dict[tuple[int, int], dict[str, Place]] = {}
         self._session = runtime.open_decoder(repository / GRAPH, decoder.head_size)
         self.computed_by = self._session.computed_by
         rows = slots * ROWS_PER_SLOT
@@ -144,8 +145,12 @@ class DecoderStage:
         return logits
 
     def _places(self, first: int, count: int) -> dict[str, Place]:
-        """Where ``count`` rows from row ``first`` have their memory."""
-        return with_present(self._memory.places(first, count)) | self._conditioning.places(first, count)
+        """Where ``count`` rows from row ``first`` have their memory: they stay, and every step asks for some."""
+        found = self._known_places.get((first, count))
+        if found is None:
+            found = with_present(self._memory.places(first, count)) | self._conditioning.places(first, count)
+            self._known_places[first, count] = found
+        return found
 
     def _sampler_feeds(self, rows: int) -> dict[str, Array]:
         """Inputs of the graph's own sampler, if it has one."""

@@ -48,17 +48,13 @@ class HostMemory:
     def __init__(self, names: Sequence[str], *, shape: Shape, dtype: type[np.generic]) -> None:
         """Allocate one block of ``shape`` [row, head, position, head size] for each name."""
         self._blocks: dict[str, Array] = {name: zeros(shape, dtype) for name in names}
-        self._places: dict[tuple[int, int], dict[str, Place]] = {}  # they stay, and every step asks for some
 
     @property
     def bytes(self) -> int:
         return sum(block.nbytes for block in self._blocks.values())
 
     def places(self, first: int, count: int) -> dict[str, Place]:
-        if (first, count) not in self._places:
-            pieces = {name: block[first : first + count] for name, block in self._blocks.items()}
-            self._places[first, count] = {name: _host_place(piece) for name, piece in pieces.items()}
-        return self._places[first, count]
+        return {name: _host_place(block[first : first + count]) for name, block in self._blocks.items()}
 
     def copy(self, source: int, target: int, length: int) -> None:
         whole = -(-length // POSITIONS_TOGETHER) * POSITIONS_TOGETHER

@@ -65,6 +65,7 @@ class NativeSession:
         self._library = ctypes.CDLL(str(instructions.library(DECODER)))
         self._library.decoder_open.restype = ctypes.c_void_p
         self._opened: ctypes.c_void_p | None = None
+        self._last_memory: tuple[Mapping[str, Place], ctypes.Array[ctypes.c_void_p]] = {}, addresses([])
         self.computed_by = f"decoder.c for {instructions.name}"
         memory = [name for names in layout.memory_names for name in names]
         conditioning = ("text_ceiling",) if layout.attends_to_text else ("prefix", SHARED)
@@ -133,9 +134,13 @@ class NativeSession:
         return self._opened
 
     def _memory(self, places: Mapping[str, Place]) -> ctypes.Array[ctypes.c_void_p]:
-        """Where each layer's memory lies; null for a text's where there is none."""
-        names = ((*of_layer, *[""] * (len(KINDS) - len(of_layer))) for of_layer in self._layout.memory_names)
-        return addresses([places[name].address if name else None for of_layer in names for name in of_layer])
+        """Where each layer's memory lies; null for a text's where there is none. Step after step it is the same."""
+        known, found = self._last_memory
+        if known is not places:
+            names = ((*of_layer, *[""] * (len(KINDS) - len(of_layer))) for of_layer in self._layout.memory_names)
+            found = addresses([places[name].address if name else None for of_layer in names for name in of_layer])
+            self._last_memory = places, found
+        return found
 
 
 def _rows(array: Array, dtype: type[np.generic], *width: int) -> Array:
