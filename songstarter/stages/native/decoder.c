@@ -237,17 +237,17 @@ static void attend_to_text(
     attend_floats(query, keys, values, d->call->text_lengths[pair.row], scores, mixed);
 }
 
-/* Whoever is free takes the next pair: rows are of different lengths. A head's rows follow each other, for what they
-   share is then still in the nearest cache. */
+/* Whoever is free takes the next pair: rows are of different lengths. A row's heads follow each other, for their memory
+   does too. */
 static void attend_all(Decoder *d, int number, const Layer *layer, const Memory *memory, Attend *one) {
-    int rows = d->call->rows, heads = d->shape.heads, pairs = rows * heads;
+    int heads = d->shape.heads, pairs = d->call->rows * heads;
     float *scores = d->scores + (size_t)number * (d->shape.positions + LANES);
     for (int now = atomic_fetch_add(&d->team.next, 1), then; now < pairs; now = then) {
         then = atomic_fetch_add(&d->team.next, 1);
-        Pair pair = {now % rows, now / rows}, next = then < pairs ? (Pair){then % rows, then / rows} : pair;
+        Pair pair = {now / heads, now % heads}, next = then < pairs ? (Pair){then / heads, then % heads} : pair;
         Vector mixed[PARTS];
         one(d, layer, memory, pair, next, scores, mixed);
-        memcpy(d->attended + ((size_t)pair.row * heads + pair.head) * HEAD, mixed, sizeof mixed);
+        memcpy(d->attended + (size_t)now * HEAD, mixed, sizeof mixed);
     }
     meet(&d->team);
 }
