@@ -67,6 +67,7 @@ class DecoderStage:
             [name for name in self._session.inputs if name.startswith(("key_", "value_"))],
             (rows + KEPT_ROWS, decoder.heads, decoder.positions, decoder.head_size),
             MEMORY_TYPES[decoder.precision],
+            in_blocks=self._session.in_blocks,
         )
         if checkpoint.family == "melody":
             kept = KeptRows(self._memory, first=rows, count=KEPT_ROWS)

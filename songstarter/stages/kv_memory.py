@@ -5,8 +5,8 @@
          └──── slot 0 ────┘ └──── slot 1 ────┘     (see kept_rows.py)
 
 A layer's keys are one block [row, head, position, head size], so the rows of the first n slots are one
-contiguous piece of it, and so is any single row: a graph runs on either without a copy. Within a head's sixteen
-positions whoever computes may have an order of its own, as ``native/byte_attention.h`` has.
+contiguous piece of it, and so is any single row: a graph runs on either without a copy. ``decoder.c`` has bytes in
+blocks, [row, position / 16, head, 16 positions of a head]: see ``native/byte_attention.h``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from songstarter.stages.huge_pages import zeros
 from songstarter.stages.session import Place, Session
 
 ROWS_PER_SLOT = 2
-POSITIONS_TOGETHER = 16  # that decoder.c's bytes have in one block: none of them can be copied alone
+POSITIONS_TOGETHER = 16  # that have one block of each head, where memory lies in blocks
 Shape = tuple[int, ...]
 
 
@@ -57,9 +57,19 @@ class HostMemory:
         return {name: _host_place(block[first : first + count]) for name, block in self._blocks.items()}
 
     def copy(self, source: int, target: int, length: int) -> None:
-        whole = -(-length // POSITIONS_TOGETHER) * POSITIONS_TOGETHER
         for block in self._blocks.values():
-            block[target, :, :whole] = block[source, :, :whole]
+            block[target, :, :length] = block[source, :, :length]
+
+
+class BlockMemory(HostMemory):
+    """The same for whoever has the heads' sixteen positions side by side."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        count = -(-length // POSITIONS_TOGETHER)
+        for block in self._blocks.values():
+            _, heads, positions, head_size = block.shape
+            parts = block.reshape(-1, positions // POSITIONS_TOGETHER, heads * POSITIONS_TOGETHER * head_size)
+            parts[target, :count] = parts[source, :count]
 
 
 class DeviceMemory:

@@ -67,6 +67,7 @@ class NativeSession:
         self._opened: ctypes.c_void_p | None = None
         self._last_memory: tuple[Mapping[str, Place], ctypes.Array[ctypes.c_void_p]] = {}, addresses([])
         self.computed_by = f"decoder.c for {instructions.name}"
+        self.in_blocks = layout.remembers_bytes
         memory = [name for names in layout.memory_names for name in names]
         conditioning = ("text_ceiling",) if layout.attends_to_text else ("prefix", SHARED)
         self.inputs = ("tokens", "positions", *conditioning, *memory)

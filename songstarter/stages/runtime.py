@@ -11,7 +11,7 @@ import numpy as np
 
 from songstarter.checkpoint import Device
 from songstarter.stages.dimensions import HEAD_SIZE
-from songstarter.stages.kv_memory import DeviceMemory, HostMemory, KvMemory, Shape
+from songstarter.stages.kv_memory import BlockMemory, DeviceMemory, HostMemory, KvMemory, Shape
 from songstarter.stages.native_session import open_native
 from songstarter.stages.session import InPlace, Session
 
@@ -32,8 +32,10 @@ class Runtime(Protocol):
     def open_decoder(self, path: Path, head_size: int) -> InPlace:
         """Load a decoder's graph: in C where that is made for it; ready to be captured where there is such a thing."""
 
-    def memory(self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "") -> KvMemory:
-        """Blocks of zeros, ``shape`` [row, head, position, head size] each."""
+    def memory(
+        self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "", in_blocks: bool = False
+    ) -> KvMemory:
+        """Blocks of zeros, ``shape`` [row, head, position, head size] each; ``in_blocks`` as their reader has them."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,11 @@ class OnHost:
         native = open_native(path, threads=self.threads) if head_size == HEAD_SIZE else None
         return native or self.open(path)
 
-    def memory(self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "") -> KvMemory:
-        return HostMemory(names, shape=shape, dtype=dtype)
+    def memory(
+        self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "", in_blocks: bool = False
+    ) -> KvMemory:
+        kind = BlockMemory if in_blocks else HostMemory
+        return kind(names, shape=shape, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class OnDevice:
     def open_decoder(self, path: Path, head_size: int) -> Session:
         return Session(path, device=self.device, threads=self.threads, captures=True)
 
-    def memory(self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "") -> KvMemory:
+    def memory(
+        self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "", in_blocks: bool = False
+    ) -> KvMemory:
         graphs = self.folder / f"{prefix}{ZEROS_FILE}", self.folder / f"{prefix}{COPY_FILE}"
         return DeviceMemory(graphs, device=self.device, shape=shape, dtype=dtype)

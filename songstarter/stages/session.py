@@ -71,6 +71,7 @@ class InPlace(Protocol):
     """A graph's computation on memory that stays where it is, whoever carries it out."""
 
     computed_by: str
+    in_blocks: bool  # whether its keys and values lie in blocks: see kv_memory.py
 
     @property
     def inputs(self) -> tuple[str, ...]: ...
@@ -88,6 +89,7 @@ class Session:
     """One loaded graph on one device."""
 
     computed_by = "onnxruntime"
+    in_blocks = False
 
     def __init__(
         self, path: Path, *, device: Device = "cpu", threads: int = 0, captures: bool = False, spins: bool = True

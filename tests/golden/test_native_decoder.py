@@ -108,9 +108,9 @@ def in_blocks(memory: dict[str, Array]) -> dict[str, Array]:
 def _in_blocks(name: str, block: Array) -> Array:
     rows, heads, positions, channels = block.shape
     if name.startswith("key"):
-        parted = (block ^ -128).reshape(rows, heads, positions // 16, 16, channels // 4, 4).swapaxes(3, 4)
+        parted = (block ^ -128).reshape(rows, heads, positions // 16, 16, channels // 4, 4).transpose(0, 2, 1, 4, 3, 5)
     else:
-        parted = block.reshape(rows, heads, positions // 4, 4, channels).swapaxes(3, 4)
+        parted = block.reshape(rows, heads, positions // 16, 4, 4, channels).transpose(0, 2, 1, 3, 5, 4)
     return np.ascontiguousarray(parted).reshape(block.shape)
 
 
@@ -195,16 +195,23 @@ def test_a_filling_is_the_same_however_it_is_cut(setting: Setting, piece: int) -
 def test_what_rows_share_is_read_in_one_place_and_changes_no_bit(setting: Setting, length: int) -> None:
     """The rows' own copies are spoilt, as far as whole blocks go: they are not read."""
     memory, playing = setting.copy(), 4  # the last row only holds what they share
-    blocks = [block for name, block in memory.items() if name.startswith(("key", "value"))]
+    blocks = [_from_the_start(block) for name, block in memory.items() if name.startswith(("key", "value"))]
+    whole = -(-length // 16) * 16  # what lies in blocks is copied in blocks
     for block in blocks:
-        block[:playing, :, :length] = block[playing, :, :length]
+        block[:, :playing, :whole] = block[:, playing:, :whole]
     at = HELD[:playing]
     expected = setting.run(setting.native(), {name: block.copy() for name, block in memory.items()}, 0, at)
     for block in blocks:
         for row, held in enumerate(at[:, 0]):
-            block[row, :, : min(length, held + 1) // 16 * 16] = 99
+            block[:, row, : min(length, held + 1) // 16 * 16] = 99
     found = setting.run(setting.native(), memory, 0, at, np.array([[playing, length]] * playing))
     assert np.array_equal(found, expected)
+
+
+def _from_the_start(block: Array) -> Array:
+    """A view [head, row, position, number] of memory, or of what lies in blocks [1, row, position, number]."""
+    rows, _, positions, _ = block.shape
+    return block.reshape(1, rows, positions, -1) if block.dtype == np.int8 else block.swapaxes(0, 1)
 
 
 def test_what_is_no_number_spoils_its_own_row_alone(setting: Setting) -> None:

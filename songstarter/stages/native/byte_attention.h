@@ -1,15 +1,16 @@
-/* What one head of one row sees of keys and values that are bytes: attend_floats, but for roundings, by integers.
+/* What some heads of one row see of keys and values that are bytes: attend_floats, but for roundings, by integers.
 
-       query -- 16 bits --+                                   values
-                          x -- scores -- softmax -- 15 bits --+-- x -- sums, of sixteen positions at a time
-                        keys                    of the largest of sixteen
+       query -- 16 bits --+                          values
+                          x -- scores -- 15 bits of --+-- x -- sums, of one block at a time
+                        keys            the largest
 
    Integers take a fraction of the instructions, and their sums are exact: any order of adding gives the same bits.
    Sixteen positions of a head are a block of LANES * HEAD bytes, laid out so that whatever one instruction sums lies
-   side by side:
+   side by side; blocks of the same positions lie side by side too, so that a row is read from its start to its end:
 
-       keys      [channel / 4][position][channel % 4]         level + 128
-       values    [position / 4][channel][position % 4]        level */
+       row       [position / 16][head] blocks
+       keys      [channel / 4][position % 16][channel % 4]           level + 128
+       values    [position % 16 / 4][channel][position % 4]          level */
 
 #ifndef SONGSTARTER_BYTE_ATTENTION_H
 #define SONGSTARTER_BYTE_ATTENTION_H
@@ -25,9 +26,11 @@ enum {
     GROUP_BYTES_OF_VALUES = HEAD * TOGETHER,
     BLOCK = LANES * HEAD,
     KEY_OFFSET = 128,
+    MOST_TOGETHER = 16, /* heads of a row that are read side by side */
 };
 
-static const float SMALLEST = 1e-30f; /* what levels are made from: never nothing at all */
+static const float SMALLEST = 1e-30f; /* that a query's levels are made from: never nothing at all */
+static const float LOWEST = -1e30f;   /* of peaks, before anything was seen */
 
 static inline Integers nearest(Vector v) { /* up to 2^22 */
     return (Integers)(v + 12582912.0f) - 0x4b400000;
@@ -63,37 +66,16 @@ static void take_query(const Vector asked[PARTS], Query *query) {
     query->worth = peak / HIGHEST_LEVEL;
 }
 
-/* As Floats, but in blocks. */
+/* One row's keys or values, of some heads from the first that is meant. The first `shared` positions, a multiple of
+   LANES, are read where other rows read them too; the row's own numbers are the same. */
 typedef struct {
     const uint8_t *others, *own;
-    int shared;
+    int shared, heads; /* of the whole row */
 } Bytes;
 
+/* The first of the heads' blocks of a position. */
 static inline const uint8_t *block_at(Bytes numbers, int place) {
-    return (place < numbers.shared ? numbers.others : numbers.own) + (size_t)place * HEAD;
-}
-
-/* Lines of memory that are asked for before they are read, of two heads' numbers that are read one after the other. Only
-   those that are the row's own: what it shares is near. They are spread over all blocks, so that memory works on
-   while a row reads what it shares. */
-typedef struct {
-    const uint8_t *now, *then; /* as if it came right behind */
-    int lines;                 /* of now */
-    int for_each_block;        /* in 256ths */
-    int asked;                 /* in 256ths, from the first */
-} Foresight;
-
-static Foresight foresee(Bytes now, Bytes then, int length) {
-    int blocks = (length + LANES - 1) / LANES, lines = (blocks - now.shared / LANES) * (BLOCK / LINE);
-    const uint8_t *behind = then.own + (size_t)then.shared * HEAD - (size_t)lines * LINE;
-    return (Foresight){now.own + (size_t)now.shared * HEAD, behind, lines, lines * 256 / blocks, 0};
-}
-
-static inline void ask_ahead(Foresight *f) {
-    enum { LINES_AHEAD = AHEAD_BYTES / LINE };
-    int line = f->asked / 256 + LINES_AHEAD, end = (f->asked += f->for_each_block) / 256 + LINES_AHEAD;
-    for (; line < end; line++)
-        __builtin_prefetch((line < f->lines ? f->now : f->then) + (size_t)line * LINE);
+    return (place < numbers.shared ? numbers.others : numbers.own) + (size_t)place / LANES * numbers.heads * BLOCK;
 }
 
 #if defined(__AVX512VNNI__)
@@ -198,34 +180,65 @@ static inline void mix_sixteen(const uint8_t *values, Integers shares, Integers 
 
 #endif
 
-/* The values of `length` positions, each weighted by its key's share of the query. `next` are the keys that the
-   thread reads after that. */
-static void attend_bytes(const Vector asked[PARTS], Bytes keys, Bytes values, Bytes next, int length, float *scores,
-                         Vector mixed[PARTS]) {
-    Query query;
-    take_query(asked, &query);
-    Foresight foresight = foresee(keys, values, length);
-    for (int place = 0; place < length; place += LANES) {
-        ask_ahead(&foresight);
-        Integers products = sixteen_products(&query, block_at(keys, place));
-        store(scores + place, __builtin_convertvector(products, Vector) * query.worth);
-    }
-    shares_of(scores, length);
-    foresight = foresee(values, next, length);
-    Vector totals = {}, weighted[PARTS] = {};
-    for (int place = 0; place < length; place += LANES) {
-        ask_ahead(&foresight);
-        float peak = largest_of(larger(load(scores + place), all(SMALLEST)));
-        Integers shares = nearest(load(scores + place) * (HIGHEST_SHARE / peak)), sums[PARTS];
-        mix_sixteen(block_at(values, place), shares, sums);
-        float unit = peak / HIGHEST_SHARE;
-        totals += __builtin_convertvector(shares, Vector) * unit;
+/* What some heads have seen so far: values and shares, relative to e^peak of each. */
+typedef struct {
+    Vector weighted[MOST_TOGETHER][PARTS], totals[MOST_TOGETHER];
+    Vector peaks; /* [head] */
+} Seen;
+
+/* Let what was seen be relative to higher peaks. */
+static void raise(Seen *seen, Vector peaks, int heads) {
+    Vector less = exponential(seen->peaks - peaks);
+    for (int head = 0; head < heads; head++) {
+        seen->totals[head] *= less[head];
         for (int part = 0; part < PARTS; part++)
-            weighted[part] += __builtin_convertvector(sums[part], Vector) * unit;
+            seen->weighted[head][part] *= less[head];
     }
-    float total = sum_of(totals);
-    for (int part = 0; part < PARTS; part++)
-        mixed[part] = weighted[part] / total;
+    seen->peaks = peaks;
+}
+
+/* See a block of each head, whose positions from `count` on are nothing. Part by part for all heads, so that none waits
+   for its own numbers. */
+static inline void see_blocks(
+    const Query *queries, const uint8_t *keys, const uint8_t *values, int heads, int count, Seen *seen) {
+    static const Integers lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Vector scores[MOST_TOGETHER];
+    float peaks[LANES], units[LANES];
+    store(peaks, all(LOWEST));
+    for (int head = 0; head < heads; head++) {
+        Integers products = sixteen_products(queries + head, keys + head * BLOCK);
+        scores[head] = __builtin_convertvector(products, Vector) * queries[head].worth;
+        scores[head] = either(lanes < count, scores[head], all(-INFINITY));
+        peaks[head] = largest_of(scores[head]);
+    }
+    Integers shares[MOST_TOGETHER];
+    for (int head = 0; head < heads; head++)
+        shares[head] = nearest(exponential(scores[head] - peaks[head]) * (float)HIGHEST_SHARE);
+    Vector highest = larger(load(peaks), seen->peaks);
+    if (largest_of(highest - seen->peaks) > 0.0f)
+        raise(seen, highest, heads);
+    store(units, exponential(load(peaks) - highest) * (1.0f / HIGHEST_SHARE));
+    for (int head = 0; head < heads; head++) {
+        Integers sums[PARTS];
+        mix_sixteen(values + head * BLOCK, shares[head], sums);
+        seen->totals[head] += __builtin_convertvector(shares[head], Vector) * units[head];
+        for (int part = 0; part < PARTS; part++)
+            seen->weighted[head][part] += __builtin_convertvector(sums[part], Vector) * units[head];
+    }
+}
+
+/* The values of `length` positions, each weighted by its key's share of the query: for each of some heads, which are at
+   most MOST_TOGETHER. */
+static void attend_bytes(
+    const Query *queries, Bytes keys, Bytes values, int heads, int length, Vector mixed[][PARTS]) {
+    Seen seen = {.peaks = all(LOWEST)};
+    for (int place = 0; place < length; place += LANES)
+        see_blocks(queries, block_at(keys, place), block_at(values, place), heads, length - place, &seen);
+    for (int head = 0; head < heads; head++) {
+        float total = sum_of(seen.totals[head]);
+        for (int part = 0; part < PARTS; part++)
+            mixed[head][part] = seen.weighted[head][part] / total;
+    }
 }
 
 /* Sixteen numbers as levels of their scales. */
@@ -234,21 +247,17 @@ static inline Integers levels_of(Vector numbers, Vector scales) {
     return nearest(either(levels < -128.0f, all(-128.0f), either(levels > 127.0f, all(127.0f), levels)));
 }
 
-/* Where a position's numbers lie in one head's memory: a write's first byte. */
-static inline size_t place_of_key(int place) { return (size_t)place / LANES * BLOCK + place % LANES * TOGETHER; }
-static inline size_t place_of_value(int place) { return (size_t)place / TOGETHER * GROUP_BYTES_OF_VALUES + place % TOGETHER; }
-
-/* Ask for what a position's keys and values will be written into. */
-static void ask_to_write(uint8_t *keys, uint8_t *values, int place) {
+/* Ask for what a position's keys and values will be written into: their blocks. */
+static void ask_to_write(const uint8_t *keys, const uint8_t *values, int place) {
     for (int group = 0; group < GROUPS; group++)
-        __builtin_prefetch(keys + place_of_key(place) + group * GROUP_BYTES_OF_KEYS, 1);
+        __builtin_prefetch(keys + group * GROUP_BYTES_OF_KEYS + place % LANES * TOGETHER, 1);
     for (int i = 0; i < GROUP_BYTES_OF_VALUES; i += LINE)
-        __builtin_prefetch(values + place_of_value(place) + i, 1);
+        __builtin_prefetch(values + place % LANES / TOGETHER * GROUP_BYTES_OF_VALUES + i, 1);
 }
 
-/* Write a position's keys into one head's memory. */
+/* Write a position's keys into their block. */
 static void remember_key(const float *head, const float *scale, uint8_t *keys, int place) {
-    uint8_t *to = keys + place_of_key(place), levels[HEAD];
+    uint8_t *to = keys + place % LANES * TOGETHER, levels[HEAD];
     for (int part = 0; part < HEAD; part += LANES) {
         Integers sixteen = levels_of(load(head + part), load(scale + part)) + KEY_OFFSET;
         for (int i = 0; i < LANES; i++)
@@ -260,7 +269,7 @@ static void remember_key(const float *head, const float *scale, uint8_t *keys, i
 
 /* As remember_key, but that positions which share a word must not be written at the same time. */
 static void remember_value(const float *head, const float *scale, uint8_t *values, int place) {
-    uint8_t *words = values + (size_t)place / TOGETHER * GROUP_BYTES_OF_VALUES;
+    uint8_t *words = values + place % LANES / TOGETHER * GROUP_BYTES_OF_VALUES;
     int shift = 8 * (place % TOGETHER);
     for (int part = 0; part < HEAD; part += LANES) {
         Integers level = levels_of(load(head + part), load(scale + part)) & 255;

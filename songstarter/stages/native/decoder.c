@@ -28,7 +28,7 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    void *keys, *values;                    /* [memory row, head, position, HEAD], fp32 or bytes (byte_attention.h) */
+    void *keys, *values;                    /* [memory row, head, position, HEAD]; of bytes: byte_attention.h */
     const float *cross_keys, *cross_values; /* [memory row, head, text place, HEAD]; NULL without text */
 } Memory;
 
@@ -113,31 +113,37 @@ static void product(Decoder *d, int number, const Matrix *m, float *to, Ending e
     multiply(&d->team, number, m, &d->quantised, d->call->rows, to, ending);
 }
 
-/* Where a memory row's head begins in memory of `places` positions. */
-static size_t head_in_memory(const Decoder *d, int memory_row, int head, int places) {
-    return ((size_t)memory_row * d->shape.heads + head) * places * HEAD;
-}
-
 static const float *of_head(const float *scale, int head) { return scale ? scale + head * HEAD : NULL; }
 
-/* The keys and values of a head and a row: from where to where. */
+/* Where a memory row begins in memory of `places` positions. */
+static size_t row_in_memory(const Decoder *d, int memory_row, int places) {
+    return (size_t)memory_row * d->shape.heads * places * HEAD;
+}
+
+/* Where a row's head begins in memory of floats, and its block of a position in memory of bytes. */
+static size_t floats_in_row(int head, int places) { return (size_t)head * places * HEAD; }
+static size_t block_in_row(const Decoder *d, int head, int place) {
+    return ((size_t)place / LANES * d->shape.heads + head) * BLOCK;
+}
+
+/* The new keys and values of a row's head: from where to where. */
 typedef struct {
     const float *key, *value;
-    size_t head;
+    size_t row;
     int place;
 } Fresh;
 
 static Fresh fresh(const Decoder *d, int row, int head) {
     int hidden = d->shape.hidden;
     const float *key = d->wide + (size_t)row * 3 * hidden + hidden + head * HEAD;
-    size_t in_memory = head_in_memory(d, d->call->memory_rows[row], head, d->shape.positions);
+    size_t in_memory = row_in_memory(d, d->call->memory_rows[row], d->shape.positions);
     return (Fresh){key, key + hidden, in_memory, d->call->places[row]};
 }
 
 static void remember_floats(const Decoder *d, const Memory *memory, int head) {
     for (int row = 0; row < d->call->rows; row++) {
         Fresh f = fresh(d, row, head);
-        size_t to = f.head + (size_t)f.place * HEAD;
+        size_t to = f.row + floats_in_row(head, d->shape.positions) + (size_t)f.place * HEAD;
         memcpy((float *)memory->keys + to, f.key, HEAD * sizeof(float));
         memcpy((float *)memory->values + to, f.value, HEAD * sizeof(float));
     }
@@ -149,13 +155,15 @@ static void remember_bytes(const Decoder *d, const Layer *layer, const Memory *m
     for (int row = -ROWS_AHEAD; row < d->call->rows; row++) {
         if (row + ROWS_AHEAD < d->call->rows) {
             Fresh f = fresh(d, row + ROWS_AHEAD, head);
-            ask_to_write(keys + f.head, values + f.head, f.place);
+            size_t block = f.row + block_in_row(d, head, f.place);
+            ask_to_write(keys + block, values + block, f.place);
         }
         if (row < 0)
             continue;
         Fresh f = fresh(d, row, head);
-        remember_key(f.key, layer->key_scale + head * HEAD, keys + f.head, f.place);
-        remember_value(f.value, layer->value_scale + head * HEAD, values + f.head, f.place);
+        size_t block = f.row + block_in_row(d, head, f.place);
+        remember_key(f.key, layer->key_scale + head * HEAD, keys + block, f.place);
+        remember_value(f.value, layer->value_scale + head * HEAD, values + block, f.place);
     }
 }
 
@@ -177,77 +185,95 @@ static void scaled(const float *from, const float *scale, float factor, Vector t
     }
 }
 
-/* One (row, head) pair: what the head sees goes to `mixed`; `scores` [position] is for its use. Pair `then` is the
-   thread's next. */
+/* Some heads of a row: what they see goes to `mixed`; `scores` [position] is for their use. */
 typedef struct {
-    int row, head;
-} Pair;
-typedef void Attend(Decoder *, const Layer *, const Memory *, Pair, Pair then, float *scores, Vector mixed[PARTS]);
+    int row, head, heads;
+} Span;
+typedef void Attend(Decoder *, const Layer *, const Memory *, Span, float *scores, Vector mixed[][PARTS]);
 
 static const float SHARPNESS = 0.125f; /* 1 / sqrt(HEAD) */
 
-/* Where a pair's numbers lie: first those that its row shares. */
+/* Where a row's memory lies: the first `shared` positions, whole blocks of them, in others'. */
 typedef struct {
     size_t others, own;
     int shared;
 } Whereabouts;
 
-static Whereabouts whereabouts(const Decoder *d, Pair pair) {
+static Whereabouts whereabouts(const Decoder *d, int row) {
     const Call *call = d->call;
-    int positions = d->shape.positions, length = call->places[pair.row] + 1;
-    size_t own = head_in_memory(d, call->memory_rows[pair.row], pair.head, positions);
+    int positions = d->shape.positions, length = call->places[row] + 1;
+    size_t own = row_in_memory(d, call->memory_rows[row], positions);
     if (!call->shared)
         return (Whereabouts){own, own, 0};
-    const int32_t *shared = call->shared + 2 * pair.row;
+    const int32_t *shared = call->shared + 2 * row;
     int so_many = shared[1] < length ? shared[1] : length;
-    return (Whereabouts){head_in_memory(d, shared[0], pair.head, positions), own, so_many / LANES * LANES};
+    return (Whereabouts){row_in_memory(d, shared[0], positions), own, so_many / LANES * LANES};
 }
 
-static Floats floats_at(const void *memory, Whereabouts at) {
-    return (Floats){(const float *)memory + at.others, (const float *)memory + at.own, at.shared};
+static Floats floats_at(const void *memory, Whereabouts at, size_t head) {
+    return (Floats){(const float *)memory + at.others + head, (const float *)memory + at.own + head, at.shared};
 }
 
-static Bytes bytes_at(const void *memory, Whereabouts at) {
-    return (Bytes){(const uint8_t *)memory + at.others, (const uint8_t *)memory + at.own, at.shared};
+static Bytes bytes_at(const void *memory, Whereabouts at, size_t head, int heads) {
+    const uint8_t *from = (const uint8_t *)memory + head;
+    return (Bytes){from + at.others, from + at.own, at.shared, heads};
 }
 
-static void attend(
-    Decoder *d, const Layer *l, const Memory *m, Pair pair, Pair then, float *scores, Vector mixed[PARTS]) {
-    Whereabouts here = whereabouts(d, pair);
-    int length = d->call->places[pair.row] + 1;
-    Vector query[PARTS];
-    const float *asked = d->wide + (size_t)pair.row * 3 * d->shape.hidden + pair.head * HEAD;
-    scaled(asked, of_head(l->key_scale, pair.head), SHARPNESS, query);
-    if (!l->key_scale) {
-        attend_floats(query, floats_at(m->keys, here), floats_at(m->values, here), length, scores, mixed);
-        return;
+static void attend(Decoder *d, const Layer *l, const Memory *m, Span span, float *scores, Vector mixed[][PARTS]) {
+    Whereabouts at = whereabouts(d, span.row);
+    int positions = d->shape.positions, length = d->call->places[span.row] + 1;
+    const float *asked = d->wide + (size_t)span.row * 3 * d->shape.hidden;
+    Query queries[MOST_TOGETHER];
+    for (int i = 0; i < span.heads; i++) {
+        int head = span.head + i;
+        Vector query[PARTS];
+        scaled(asked + head * HEAD, of_head(l->key_scale, head), SHARPNESS, query);
+        size_t from = floats_in_row(head, positions);
+        if (l->key_scale)
+            take_query(query, queries + i);
+        else
+            attend_floats(query, floats_at(m->keys, at, from), floats_at(m->values, at, from), length, scores, mixed[i]);
     }
-    Bytes next = bytes_at(m->keys, whereabouts(d, then));
-    attend_bytes(query, bytes_at(m->keys, here), bytes_at(m->values, here), next, length, scores, mixed);
-    scaled((const float *)mixed, of_head(l->value_scale, pair.head), 1.0f, mixed);
+    if (!l->key_scale)
+        return;
+    size_t from = block_in_row(d, span.head, 0);
+    Bytes keys = bytes_at(m->keys, at, from, d->shape.heads), values = bytes_at(m->values, at, from, d->shape.heads);
+    attend_bytes(queries, keys, values, span.heads, length, mixed);
+    for (int i = 0; i < span.heads; i++)
+        scaled((const float *)mixed[i], of_head(l->value_scale, span.head + i), 1.0f, mixed[i]);
 }
 
 static void attend_to_text(
-    Decoder *d, const Layer *l, const Memory *m, Pair pair, Pair then, float *scores, Vector mixed[PARTS]) {
-    (void)l, (void)then;
-    size_t from = head_in_memory(d, d->call->memory_rows[pair.row], pair.head, d->shape.text_places);
-    Vector query[PARTS];
-    scaled(d->wide + (size_t)pair.row * d->shape.hidden + pair.head * HEAD, NULL, SHARPNESS, query);
-    Floats keys = {.own = m->cross_keys + from}, values = {.own = m->cross_values + from};
-    attend_floats(query, keys, values, d->call->text_lengths[pair.row], scores, mixed);
+    Decoder *d, const Layer *l, const Memory *m, Span span, float *scores, Vector mixed[][PARTS]) {
+    (void)l;
+    for (int i = 0; i < span.heads; i++) {
+        int places = d->shape.text_places, head = span.head + i;
+        size_t from = row_in_memory(d, d->call->memory_rows[span.row], places) + floats_in_row(head, places);
+        Vector query[PARTS];
+        scaled(d->wide + (size_t)span.row * d->shape.hidden + head * HEAD, NULL, SHARPNESS, query);
+        Floats keys = {.own = m->cross_keys + from}, values = {.own = m->cross_values + from};
+        attend_floats(query, keys, values, d->call->text_lengths[span.row], scores, mixed[i]);
+    }
 }
 
-/* Whoever is free takes the next pair: rows are of different lengths. A row's heads follow each other, for their memory
-   does too. */
+/* How many heads of a row make a span: all, for their memory lies side by side, or as few as keep every thread busy. */
+static int heads_of_span(const Decoder *d) {
+    int heads = d->shape.heads, spans = (heads + MOST_TOGETHER - 1) / MOST_TOGETHER;
+    while (spans < heads && spans * d->call->rows < d->team.threads)
+        spans++;
+    return (heads + spans - 1) / spans;
+}
+
+/* Whoever is free takes the next span: rows are of different lengths. */
 static void attend_all(Decoder *d, int number, const Layer *layer, const Memory *memory, Attend *one) {
-    int heads = d->shape.heads, pairs = d->call->rows * heads;
+    int heads = d->shape.heads, most = heads_of_span(d), spans = (heads + most - 1) / most;
     float *scores = d->scores + (size_t)number * (d->shape.positions + LANES);
-    for (int now = atomic_fetch_add(&d->team.next, 1), then; now < pairs; now = then) {
-        then = atomic_fetch_add(&d->team.next, 1);
-        Pair pair = {now / heads, now % heads}, next = then < pairs ? (Pair){then / heads, then % heads} : pair;
-        Vector mixed[PARTS];
-        one(d, layer, memory, pair, next, scores, mixed);
-        memcpy(d->attended + (size_t)now * HEAD, mixed, sizeof mixed);
+    for (int next; (next = atomic_fetch_add(&d->team.next, 1)) < d->call->rows * spans;) {
+        int row = next / spans, head = next % spans * most;
+        Span span = {row, head, heads - head < most ? heads - head : most};
+        Vector mixed[MOST_TOGETHER][PARTS];
+        one(d, layer, memory, span, scores, mixed);
+        memcpy(d->attended + ((size_t)row * heads + head) * HEAD, mixed, span.heads * sizeof *mixed);
     }
     meet(&d->team);
 }

@@ -47,8 +47,12 @@ class Layout(Dimensions):
             return None
         layout = cls(weights)
         fits = layout.hidden % HEAD_SIZE == 0 and layout.logits % CHANNELS == 0 and layout.wide % CHANNELS == 0
-        whole = "key_scale_0" not in weights or layout.positions % POSITIONS_TOGETHER == 0
+        whole = not layout.remembers_bytes or layout.positions % POSITIONS_TOGETHER == 0
         return layout if fits and whole else None
+
+    @property
+    def remembers_bytes(self) -> bool:
+        return "key_scale_0" in self.weights
 
     @property
     def attends_to_text(self) -> bool:
