@@ -13,6 +13,8 @@ enum {
     PANEL = 2 * LANES,  /* output channels that are computed together */
     DEEP = 4,           /* inputs that one instruction sums for a channel */
     WEIGHT_OFFSET = 64, /* weights are stored as unsigned bytes: level + 64, from 1 to 127 */
+    PANEL_AHEAD = 6144, /* bytes that are asked of memory before they are read: what the processor foresees by itself is
+                           less, and ends at every page */
 };
 
 typedef struct {

@@ -88,6 +88,8 @@ static inline __attribute__((always_inline)) void multiply_abreast(
     Sums sums[ABREAST][REGISTERS];
     memset(sums, 0, sizeof sums);
     for (int k = 0; k < m->inputs; k += DEEP, weights += PANEL * DEEP) {
+        for (int i = 0; i < PANEL * DEEP; i += LINE)
+            __builtin_prefetch(weights + PANEL_AHEAD + i);
 #pragma GCC unroll 8
         for (int r = 0; r < count; r++) {
             int32_t four;

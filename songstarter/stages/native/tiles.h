@@ -18,7 +18,6 @@ enum {
     FEWEST_ROWS = 3, /* fewer are bound by memory either way */
     GROUP_BYTES = PANEL * DEEP,
     ROUND_BYTES = TILE_BYTES / DEEP * GROUP_BYTES, /* of a panel, that one round sums */
-    ROUNDS_AHEAD = 3,
 };
 
 #if defined(__AMX_INT8__)
@@ -67,8 +66,8 @@ static void sum_by_tiles(const int8_t *levels, const uint8_t *panel, int inputs,
     _tile_zero(2);
     _tile_zero(3);
     for (int k = 0; k < inputs; k += TILE_BYTES, panel += ROUND_BYTES) {
-        for (int i = 0; i < ROUND_BYTES; i += LINE) /* the processor does not foresee what tiles read */
-            __builtin_prefetch(panel + ROUNDS_AHEAD * ROUND_BYTES + i);
+        for (int i = 0; i < ROUND_BYTES; i += LINE)
+            __builtin_prefetch(panel + PANEL_AHEAD + i);
         _tile_loadd(4, levels + k, inputs);
         _tile_loadd(6, panel, GROUP_BYTES);
         _tile_loadd(7, panel + GROUP_BYTES / 2, GROUP_BYTES);
