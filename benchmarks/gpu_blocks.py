@@ -22,7 +22,7 @@ from benchmarks.arguments import numbers
 from benchmarks.shapes import SIZES, Size
 from songstarter.array import Array
 from songstarter.request import Sampling
-from songstarter.stages.buckets import KernelBucket, step_inputs, write_inputs
+from songstarter.stages.buckets import KernelBucket, kernel_inputs, write_inputs
 from songstarter.stages.cuda import chain
 from songstarter.stages.cuda.driver import Driver
 from songstarter.stages.cuda.layout import HALF, Layout
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, opener: Opener = open_library) 
     parsed = _parse(arguments)
     size = Size("blocks", layers=parsed.layers, hidden=SIZES[parsed.size].hidden)
     most = max(parsed.songs)
-    given = Packing(step_inputs(most, size.codebooks)).bytes
+    given = Packing(kernel_inputs(most, size.codebooks)).bytes
     with ExitStack() as largest:  # memory is taken at the start, and must do for every size that is tried
         for name, values in CHANGES:
             largest.enter_context(_changed(name, max(values)))

@@ -17,7 +17,7 @@ from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.packed_inputs import Layout, PackedInputs, Packing
 from songstarter.stages.replay_guard import ReplayGuard
 from songstarter.stages.sampler import SETTINGS, Draw, numbers_of, settings_of
-from songstarter.stages.session import DeviceArray, Place, Session
+from songstarter.stages.session import SHARED, DeviceArray, Place, Session
 
 
 class Bucket(Protocol):
@@ -44,6 +44,11 @@ def step_inputs(slots: int, codebooks: int) -> Layout:
         "settings": (np.float32, (SETTINGS, slots, 1, 1)),
         "uniforms": (np.float64, (2, slots, codebooks, 1)),
     }
+
+
+def kernel_inputs(slots: int, codebooks: int) -> Layout:
+    """The same for our own kernels, which read what rows share in one place."""
+    return {**step_inputs(slots, codebooks), SHARED: (np.int32, (slots * ROWS_PER_SLOT, 2))}
 
 
 def write_inputs(views: Mapping[str, Array], columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> None:
@@ -89,7 +94,7 @@ class KernelBucket:
     """Runs the project's own kernels: one launch, one wait, and no copies but of a step's small inputs and columns."""
 
     def __init__(self, kernels: Kernels, slots: int, codebooks: int, memory: Mapping[str, Place]) -> None:
-        packing = Packing(step_inputs(slots, codebooks))
+        packing = Packing(kernel_inputs(slots, codebooks))
         exchange = kernels.exchange.part(packing.bytes, slots * codebooks * np.dtype(np.int64).itemsize)
         self.views: Mapping[str, Array] = packing.views(exchange.given)
         self._columns: Array = exchange.found.view(np.int64).reshape(slots, codebooks)
@@ -113,5 +118,5 @@ def open_kernels(graph: Path, checkpoint: Checkpoint, slots: int, opener: Opener
     """
     if checkpoint.decoder.head_size != HEAD_SIZE:
         return None
-    given = Packing(step_inputs(slots, checkpoint.codebooks)).bytes
+    given = Packing(kernel_inputs(slots, checkpoint.codebooks)).bytes
     return Kernels.of(graph, slots * ROWS_PER_SLOT, given, opener)

@@ -12,7 +12,7 @@ from songstarter.stages.filling import Prefix, RowFilling
 from songstarter.stages.kept_rows import KeptRows
 from songstarter.stages.kv_memory import ROWS_PER_SLOT, rows_of
 from songstarter.stages.runtime import CROSS_PREFIX, Runtime
-from songstarter.stages.session import SHARED, DeviceArray, InPlace, Place
+from songstarter.stages.session import DeviceArray, InPlace, Place
 
 SEEN, HIDDEN = 3e38, -1e9  # how high the score of a place may be, where a row has text and where it has none
 
@@ -23,9 +23,11 @@ class Conditioning(Protocol):
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> list[RowFilling]:
         """Take a prefix into a slot; what its rows must be filled with."""
 
-    def feeds(self, first: int, embeddings: Array) -> dict[str, Array]:
-        """The extra inputs of a call from row ``first`` on; ``embeddings`` [row, position, hidden] is zero where a
-        column stands."""
+    def feeds(self, embeddings: Array) -> dict[str, Array]:
+        """The extra inputs of a call; ``embeddings`` [row, position, hidden] is zero where a column stands."""
+
+    def shared(self, first: int, count: int) -> Array:
+        """What ``count`` rows from row ``first`` share, as ``KeptRows.shared``, but with rows counted from there."""
 
     def places(self, first: int, count: int) -> dict[str, Place]:
         """Conditioning that lies in fixed memory, for ``count`` rows from row ``first``."""
@@ -40,10 +42,8 @@ class Conditioning(Protocol):
 class PrependedPrefix:
     """The melody family: the prefix stands in front of the columns, in the KV memory itself (spec 3.3)."""
 
-    def __init__(self, kept: KeptRows, *, shares: bool) -> None:
-        """``shares`` says whether the decoder reads what rows have in common in one place."""
+    def __init__(self, kept: KeptRows) -> None:
         self._kept = kept
-        self._shares = shares
 
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> list[RowFilling]:
         return [
@@ -51,11 +51,12 @@ class PrependedPrefix:
             for row, embeddings in enumerate(prefix.rows, slot * ROWS_PER_SLOT)
         ]
 
-    def feeds(self, first: int, embeddings: Array) -> dict[str, Array]:
-        feeds = {"prefix": embeddings}
-        if self._shares:
-            feeds[SHARED] = self._kept.shared[first : first + len(embeddings)] - (first, 0)
-        return feeds
+    def feeds(self, embeddings: Array) -> dict[str, Array]:
+        return {"prefix": embeddings}
+
+    def shared(self, first: int, count: int) -> Array:
+        shared: Array = self._kept.shared[first : first + count] - np.array([first, 0], np.int32)
+        return shared
 
     def places(self, first: int, count: int) -> dict[str, Place]:
         return {}
@@ -93,8 +94,11 @@ class CrossAttendedPrefix:
         nothing = prefix.guided[:0]
         return [RowFilling(row, nothing, columns, 0) for row, _ in enumerate(prefix.rows, first)]
 
-    def feeds(self, first: int, embeddings: Array) -> dict[str, Array]:
+    def feeds(self, embeddings: Array) -> dict[str, Array]:
         return {}
+
+    def shared(self, first: int, count: int) -> Array:
+        return np.zeros((count, 2), np.int32)
 
     def places(self, first: int, count: int) -> dict[str, Place]:
         return self._memory.places(first, count) | {"text_ceiling": rows_of(self._ceiling.place, first, count)}

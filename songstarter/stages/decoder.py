@@ -70,8 +70,7 @@ class DecoderStage:
             in_blocks=self._session.in_blocks,
         )
         if checkpoint.family == "melody":
-            kept = KeptRows(self._memory, first=rows, count=KEPT_ROWS)
-            self._conditioning: Conditioning = PrependedPrefix(kept, shares=SHARED in self._session.inputs)
+            self._conditioning: Conditioning = PrependedPrefix(KeptRows(self._memory, first=rows, count=KEPT_ROWS))
         else:
             self._conditioning = CrossAttendedPrefix(runtime.open(repository / CROSS_GRAPH), runtime, checkpoint, slots)
 
@@ -141,7 +140,9 @@ class DecoderStage:
             "lengths": held.astype(np.int32),
             "longest": np.array([held.max() + 1], np.int32),
         }
-        feeds |= self._conditioning.feeds(first, embeddings) | self._sampler_feeds(count)
+        feeds |= self._conditioning.feeds(embeddings) | self._sampler_feeds(count)
+        if SHARED in self._session.inputs:
+            feeds[SHARED] = self._conditioning.shared(first, count)
         (logits,) = self._session.run_in_place(feeds, self._places(first, count), ["logits"])
         return logits
 

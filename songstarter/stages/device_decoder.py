@@ -31,7 +31,7 @@ from songstarter.stages.packed_inputs import PackedInputs
 from songstarter.stages.replay_guard import ReplayGuard
 from songstarter.stages.runtime import OnDevice
 from songstarter.stages.sampler import SETTINGS, Columns, Draw
-from songstarter.stages.session import DeviceArray, Session
+from songstarter.stages.session import SHARED, DeviceArray, Session
 
 NO_NUMBERS = -1  # the sampler's column for logits that are none
 
@@ -79,6 +79,8 @@ class DeviceDecoder(DecoderStage):
             self._buckets[slots] = self._bucket(slots)
         self._last = bucket = self._buckets[slots]
         write_inputs(bucket.views, columns, lengths, draws)
+        if SHARED in bucket.views:
+            bucket.views[SHARED][:] = self._conditioning.shared(0, slots * ROWS_PER_SLOT)
         found = bucket.run()
         sound = (found != NO_NUMBERS).all(axis=1)
         return {slot: found[slot] if sound[slot] else None for slot in draws}
@@ -99,7 +101,7 @@ class DeviceDecoder(DecoderStage):
             "logits": np.zeros((rows, self.codebooks, self._vocabulary), np.float32),
             "columns": np.zeros((slots, self.codebooks), np.int64),
             "pairs": _pairs(slots),
-            **self._conditioning.feeds(0, np.zeros((rows, 1, self._hidden), np.float32)),
+            **self._conditioning.feeds(np.zeros((rows, 1, self._hidden), np.float32)),
         }
         arrays = {name: DeviceArray(array, self._device) for name, array in fixed.items()}
         # Read on the host when a graph is captured, to split the work for the longest row there can be. How long

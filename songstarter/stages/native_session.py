@@ -90,7 +90,7 @@ class NativeSession:
         if "prefix" in feeds:
             rows["prefix"] = _rows(feeds["prefix"], np.float32, self._layout.hidden)
             if SHARED in feeds:
-                rows["shared"] = np.repeat(feeds[SHARED].astype(np.int32), positions, axis=0)
+                rows["shared"] = np.repeat(feeds[SHARED], positions, axis=0)
         else:
             text_places, lengths = _text(places["text_ceiling"])
             rows["text_lengths"] = np.repeat(lengths, positions)

@@ -25,7 +25,7 @@ OPTIONS: dict[Device, dict[str, str]] = {
 }
 CAPTURING: dict[Device, dict[str, str]] = {"cpu": {}, "cuda": {"enable_cuda_graph": "1"}}
 CUDA_LIBRARIES = Path("nvidia", "cu13", "lib")  # of pip's packages
-SHARED = "shared"  # an input of decoders that are no graphs: kept_rows.py's, its rows counted from the call's first
+SHARED = "shared"  # an input [row, 2] int32 of decoders that are no graphs: see Conditioning.shared
 NOT_CAPTURED = -1  # a run's graph id: nothing is captured and nothing replayed
 
 

@@ -124,23 +124,35 @@ def test_a_product_normalizes_as_the_norm_does(driver: Driver, inner: int, share
 @pytest.mark.parametrize("kernel", ["attend_halves", "attend_bytes"])
 @pytest.mark.parametrize("shares", [1, 3, 16])
 @pytest.mark.parametrize("held", [(0, 1), (65, 700), (1022, 1023)])
-def test_attention_is_that_of_numpy(driver: Driver, kernel: str, shares: int, held: tuple[int, int]) -> None:
-    """From nothing to a full memory, whose last place is written; scores that rise late in a row are among them."""
+@pytest.mark.parametrize("common", [0, 50])
+def test_attention_is_that_of_numpy(
+    driver: Driver, kernel: str, shares: int, held: tuple[int, int], common: int
+) -> None:
+    """From nothing to a full memory, whose last place is written; scores that rise late in a row are among them.
+
+    What rows have in common they read in a row behind them: their own is spoilt.
+    """
     device, random = Device(driver), np.random.default_rng(shares)
     heads, positions, level = 2, 1024, 2.0**-5
-    shape = (ROWS, heads, positions, HEAD_SIZE)
+    shape = (ROWS + 1, heads, positions, HEAD_SIZE)
     step = level if kernel == "attend_bytes" else 1.0
     spread = np.linspace(0.3, 1.5, positions)[:, None]
     keys, values = (_stored(block * spread, step) for block in random.standard_normal((2, *shape), np.float32))
+    written = [keys.copy(), values.copy()]
+    for block, given in zip((keys, values), written, strict=True):
+        for row, length in enumerate(held):
+            block[row, :, : min(common, length)] = block[ROWS, :, : min(common, length)]
+            given[row, :, : min(common, length)] = 77
     packed = random.standard_normal((ROWS, 3, heads, HEAD_SIZE), np.float32).astype(np.float16)
     out = np.zeros((ROWS, heads, HEAD_SIZE), np.float16)
     lengths = np.array(held, np.int32)
     places = {
         "packed": device.put(packed),
         "out": device.put(out),
-        "keys": device.put(keys),
-        "values": device.put(values),
+        "keys": device.put(written[0]),
+        "values": device.put(written[1]),
         "lengths": device.put(lengths),
+        "shared": device.put(np.array([[ROWS, common]] * ROWS, np.int32)),
         "partial": driver.allocate(ROWS * heads * shares * LEFT * 4),
         "arrived": driver.allocate(ROWS * heads * 4),
     }
@@ -149,16 +161,16 @@ def test_attention_is_that_of_numpy(driver: Driver, kernel: str, shares: int, he
         driver.launch(Launch(kernel, (heads, ROWS, shares), ATTENDING, arguments))
     for row, length in enumerate(held):
         query, key, value = packed[row].astype(np.float32)
-        for block, new in ((keys, key), (values, value)):
-            block[row, :, length] = _stored(new, step)
+        for block, given, new in ((keys, written[0], key), (values, written[1], value)):
+            block[row, :, length] = given[row, :, length] = _stored(new, step)
         seen = slice(0, length + 1)
         scores = np.einsum("hc,hpc->hp", query, keys[row, :, seen].astype(np.float32) * step) / 8
         shares_of = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares_of /= shares_of.sum(axis=1, keepdims=True)
         expected = np.einsum("hp,hpc->hc", shares_of, values[row, :, seen].astype(np.float32) * step)
         np.testing.assert_allclose(device.get(places["out"], out)[row], expected, rtol=3e-3, atol=3e-3)
-    np.testing.assert_array_equal(device.get(places["keys"], keys), keys)
-    np.testing.assert_array_equal(device.get(places["values"], values), values)
+    for name, given in zip(("keys", "values"), written, strict=True):
+        np.testing.assert_array_equal(device.get(places[name], given), given)
 
 
 def _stream_and_norm(random: np.random.Generator, rows: int, hidden: int) -> tuple[Array, Array, Array]:

@@ -204,7 +204,7 @@ def test_what_rows_share_is_read_in_one_place_and_changes_no_bit(setting: Settin
     for block in blocks:
         for row, held in enumerate(at[:, 0]):
             block[:, row, : min(length, held + 1) // 16 * 16] = 99
-    found = setting.run(setting.native(), memory, 0, at, np.array([[playing, length]] * playing))
+    found = setting.run(setting.native(), memory, 0, at, np.array([[playing, length]] * playing, np.int32))
     assert np.array_equal(found, expected)
 
 

@@ -45,7 +45,7 @@ class Attend(ctypes.Structure):
     """``Attend`` of ``attention.h``."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("packed", "out", "keys", "values", "lengths", "partial", "arrived")),
+        *((name, c_void_p) for name in ("packed", "out", "keys", "values", "lengths", "shared", "partial", "arrived")),
         *((name, c_int) for name in ("heads", "positions")),
         ("level", c_float),
     )

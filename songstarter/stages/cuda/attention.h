@@ -22,6 +22,7 @@ struct Attend {
     Half *out;           // [row, heads x HEAD]
     void *keys, *values; // [row, head, position, HEAD]
     const int *lengths;  // [row]: what each held before
+    const int *shared;   // [row, 2]: a row of memory that begins with the same numbers, and for how many positions
     float *partial;      // [row, head, share, LEFT]
     unsigned *arrived;   // [row, head], zero between calls
     int heads, positions;
@@ -85,8 +86,10 @@ __device__ inline void attend(const Attend &p) {
     const int held = min(p.lengths[row], p.positions - 1);  // an idle row's length is nobody's concern; its memory is
     const int start = (int)((long long)held * share / shares), stop = (int)((long long)held * (share + 1) / shares);
     const Half *query = p.packed + (long long)row * 3 * p.heads * HEAD + head * HEAD;
-    const long long block = ((long long)row * p.heads + head) * p.positions * HEAD;
+    const long long size = (long long)p.positions * HEAD, block = ((long long)row * p.heads + head) * size;
     Stored *keys = (Stored *)p.keys + block, *values = (Stored *)p.values + block;
+    const int common = min(p.shared[2 * row + 1], held);  // read where other rows read it too, so that it is in the cache
+    const long long apart = common ? ((long long)p.shared[2 * row] - row) * p.heads * size : 0;
 
     const float unit = Kind::unit(p.level);
     float asked[EACH];
@@ -99,9 +102,9 @@ __device__ inline void attend(const Attend &p) {
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
             const int position = min(base + i * GROUPS + group, stop - 1);
-            const long long place = (long long)position * HEAD + part * EACH;
-            key[i] = __ldcs((const uint4 *)(keys + place));
-            value[i] = __ldcs((const uint4 *)(values + place));
+            const long long from = (long long)position * HEAD + part * EACH + (position < common ? apart : 0);
+            key[i] = __ldcg((const uint4 *)(keys + from));
+            value[i] = __ldcg((const uint4 *)(values + from));
         }
         float scores[AT_ONCE], highest = LOWEST;
 #pragma unroll

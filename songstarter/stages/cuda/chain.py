@@ -164,6 +164,7 @@ class Chain:
             keys=self.places[f"key_{layer}"],
             values=self.places[f"value_{layer}"],
             lengths=self.places["lengths"],
+            shared=self.places["shared"],
             partial=scratch.partial,
             arrived=scratch.arrived,
             heads=layout.heads,
