@@ -20,68 +20,68 @@ import numpy as np
 from songstarter.array import Array
 from songstarter.stages.kv_memory import KvMemory
 
+SHARED_AT_LEAST = 0.5  # of what a row has in common with another it also shares with more of them, or it does not
+
 
 class KeptRows:
     """Rows of a memory that hold the keys and values of known embeddings [position, hidden].
 
     ``shared`` [row, 2] is, for each row before them, a kept row that begins with the same numbers, and for how many
-    positions it does.
+    positions it does. They are the same because one was copied from the other: where a device rounds otherwise when a
+    row is filled otherwise, embeddings that begin alike are not enough.
     """
 
     def __init__(self, memory: KvMemory, *, first: int, count: int) -> None:
         self.shared: Array = np.zeros((first, 2), np.int32)
         self._memory = memory
         self._free = list(range(first, first + count))
-        self._held: dict[int, Array] = {}  # row -> its embeddings, first kept first
-        self._order_of_use: dict[int, None] = {}  # rows, least recently used first
+        self._held: dict[int, Array] = {}  # row -> its embeddings, least recently used first
+        self._copied: dict[int, tuple[int, int]] = {}  # row -> the kept row it began as a copy of, and for how long
 
     def recall(self, embeddings: Array, target: int) -> int:
         """Copy the longest kept beginning of ``embeddings`` to row ``target``; how many positions that fills."""
-        alike = self._alike(embeddings)
-        row = max(alike, key=alike.__getitem__, default=None)
-        if row is not None:
-            self._use(row)
-            self._memory.copy(row, target, alike[row])
-        self._share(alike, target)
-        return 0 if row is None else alike[row]
+        length, row = max(((_common(held, embeddings), row) for row, held in self._held.items()), default=(0, 0))
+        if not length:
+            self.shared[target] = 0
+            return 0
+        self._use(row)
+        self._memory.copy(row, target, length)
+        elder, common = self._copied.get(row, (row, 0))
+        if common < length * SHARED_AT_LEAST:
+            self.shared[target] = row, length
+        else:  # rather what others share too
+            self._use(elder)
+            self.shared[target] = elder, min(common, length)
+        return length
 
     def keep(self, embeddings: Array, source: int) -> None:
         """Keep row ``source``, which holds these embeddings, unless a kept row begins with them already."""
-        alike = self._alike(embeddings)
-        if max(alike.values(), default=0) < len(embeddings):
-            row = self._free.pop() if self._free else self._forget()
-            self._memory.copy(source, row, len(embeddings))
-            self._held[row] = embeddings.copy()  # alone: they are part of an order's, whose other windows may go
-            self._use(row)
-            alike = self._alike(embeddings)
-        self._share(alike, source)
+        if any(_common(held, embeddings) == len(embeddings) for held in self._held.values()):
+            return
+        if not self._free:
+            self._free.append(self._forget())
+        row = self._free[-1]
+        self._memory.copy(source, row, len(embeddings))
+        self._held[self._free.pop()] = embeddings.copy()  # alone: they are part of an order's, whose windows may go
+        elder, common = map(int, self.shared[source])
+        if common < len(embeddings) * SHARED_AT_LEAST:
+            self.shared[source] = row, len(embeddings)
+        else:
+            self._copied[row] = elder, common
+            self._use(elder)
 
     def share_alike(self, source: int, target: int) -> None:
         """Hear that one row became a copy of another."""
         self.shared[target] = self.shared[source]
 
-    def _alike(self, embeddings: Array) -> dict[int, int]:
-        """How many positions of ``embeddings`` each kept row begins with, where that is any."""
-        common = {row: _common(held, embeddings) for row, held in self._held.items()}
-        return {row: length for row, length in common.items() if length}
-
-    def _share(self, alike: dict[int, int], target: int) -> None:
-        """Note what a row shares: the oldest beginning that is not much shorter than others, as others chose too."""
-        enough = max(alike.values(), default=0) / 2
-        row = next((row for row, length in alike.items() if length >= enough), None)
-        if row is None:
-            self.shared[target] = 0
-        else:
-            self._use(row)
-            self.shared[target] = row, alike[row]
-
     def _use(self, row: int) -> None:
-        self._order_of_use.pop(row, None)
-        self._order_of_use[row] = None
+        self._held[row] = self._held.pop(row)
 
     def _forget(self) -> int:
-        row = next(iter(self._order_of_use))
-        del self._order_of_use[row], self._held[row]
+        row = next(iter(self._held))
+        del self._held[row]
+        self._copied.pop(row, None)
+        self._copied = {young: found for young, found in self._copied.items() if found[0] != row}
         self.shared[self.shared[:, 0] == row] = 0
         return row
 

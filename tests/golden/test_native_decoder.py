@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from export.checkpoints import Loaded, load
+from export.checkpoints import Loaded, load, make_checkpoint
 from export.decoder import form_of, shape_of, write_decoder
 from export.manifest import describe
 from songstarter.array import Array
@@ -69,11 +69,19 @@ class Setting:
         return session
 
     def run(
-        self, session: InPlace, memory: dict[str, Array], first: int, at: Array, shared: Array | None = None
+        self,
+        session: InPlace,
+        memory: dict[str, Array],
+        first: int,
+        at: Array,
+        *,
+        shared: Array | None = None,
+        poisoned: int | None = None,
     ) -> Array:
         """Logits [row, codebook, token] of the last of some positions ``at`` [row, position], rows from ``first`` on.
 
-        What a position is fed is drawn once for every row and position there is; ``shared`` is what rows share.
+        What a position is fed is drawn once for every row and position there is; ``shared`` is what rows share, and
+        row ``poisoned`` is fed what is no number.
         """
         random = np.random.default_rng(2)
         checkpoint, everywhere = self.checkpoint, (ROWS, self.checkpoint.decoder.positions)
@@ -88,6 +96,8 @@ class Setting:
             "longest": np.array([at.max() + 1], np.int32),
         }
         if checkpoint.family == "melody":
+            if poisoned is not None:
+                prefix[poisoned] = np.nan
             feeds["prefix"] = prefix[here]
             if shared is not None:
                 feeds["shared"] = shared
@@ -204,8 +214,42 @@ def test_what_rows_share_is_read_in_one_place_and_changes_no_bit(setting: Settin
     for block in blocks:
         for row, held in enumerate(at[:, 0]):
             block[:, row, : min(length, held + 1) // 16 * 16] = 99
-    found = setting.run(setting.native(), memory, 0, at, np.array([[playing, length]] * playing, np.int32))
+    found = setting.run(setting.native(), memory, 0, at, shared=np.array([[playing, length]] * playing, np.int32))
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("setting", [("melody", "int8"), ("melody", "int8_kv8")], ids="-".join, indirect=True)
+def test_a_filling_reads_what_its_row_shares_however_long_it_is(setting: Setting) -> None:
+    """In two calls, of a row that is not the first."""
+    at, row, holder, length = np.arange(48, 48 + 100)[None], 2, 4, 48
+    memory = setting.copy()
+    blocks = [_from_the_start(block) for name, block in memory.items() if name.startswith(("key", "value"))]
+    for block in blocks:
+        block[:, row, :length] = block[:, holder, :length]
+    expected = setting.run(setting.native(), {name: block.copy() for name, block in memory.items()}, row, at)
+    for block in blocks:
+        block[:, row, :length] = 99
+    shared = np.array([[holder - row, length]], np.int32)
+    assert np.array_equal(setting.run(setting.native(), memory, row, at, shared=shared), expected)
+
+
+@pytest.mark.parametrize("setting", [("melody", "int8"), ("melody", "int8_kv8")], ids="-".join, indirect=True)
+def test_an_activation_that_is_no_number_spoils_its_own_row_alone(setting: Setting) -> None:
+    sound = setting.run(setting.native(), setting.copy(), 0, HELD)
+    found = setting.run(setting.native(), setting.copy(), 0, HELD, poisoned=3)
+    assert not np.isfinite(found[3]).any()
+    others = [0, 1, 2, 4]
+    assert np.array_equal(found[others], sound[others])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("precision", ["int8", "int8_kv8"])
+def test_many_heads_give_the_graph_s_logits(tmp_path: Path, precision: Precision, threads: int) -> None:
+    """More than are read side by side, and no whole number of times as many."""
+    loaded = make_checkpoint(family="melody", channels=2, seed=0, hidden=20 * 64, layers=1)
+    setting = make_setting(loaded, precision, tmp_path)
+    found = setting.run(setting.native(threads), in_blocks(setting.copy()), 0, HELD)
+    assert_close(found, setting.run(Session(setting.graph), setting.copy(), 0, HELD))
 
 
 def _from_the_start(block: Array) -> Array:

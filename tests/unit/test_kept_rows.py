@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 
 from songstarter.array import Array
 from songstarter.stages.kept_rows import KeptRows
-from songstarter.stages.kv_memory import HostMemory
+from songstarter.stages.kv_memory import BlockMemory, HostMemory
 
 SLOT_ROWS, KEPT, POSITIONS = 4, 2, 64
 MELODY, OTHER_MELODY = np.random.default_rng(0).standard_normal((2, 20, 3), np.float32)
@@ -29,6 +31,16 @@ def test_what_comes_first_shares_with_nobody_until_it_is_kept(kept: KeptRows) ->
     kept.keep(prefix(MELODY, 1), 0)
     assert kept.shared[0, 0] >= SLOT_ROWS
     assert kept.shared[0, 1] == 25
+
+
+def test_what_only_looks_alike_is_not_shared(kept: KeptRows) -> None:
+    """Two rows that were filled at the same time: on some devices their last bits may differ."""
+    kept.recall(prefix(MELODY, 1), 0)
+    kept.recall(prefix(MELODY, 1), 1)
+    kept.keep(prefix(MELODY, 1), 0)
+    kept.keep(prefix(MELODY, 1), 1)
+    assert kept.shared[0, 1] == 25
+    assert kept.shared[1].tolist() == [0, 0]
 
 
 def test_other_prompts_and_none_share_the_melody_part_of_the_oldest(kept: KeptRows) -> None:
@@ -63,10 +75,40 @@ def test_who_shared_a_row_that_makes_room_reads_its_own(kept: KeptRows) -> None:
 
 def test_what_is_shared_is_not_the_first_to_make_room(kept: KeptRows) -> None:
     kept.keep(prefix(MELODY, 1), 0)
-    kept.keep(prefix(MELODY, 2), 1)  # shares the first
-    kept.keep(prefix(OTHER_MELODY, 1), 2)
+    for row, prompt in ((1, 2), (2, 3)):  # both share the first; the second has no room beside it and the third
+        kept.recall(prefix(MELODY, prompt), row)
+        kept.keep(prefix(MELODY, prompt), row)
     assert kept.shared[0, 1] == 25
-    assert kept.shared[1, 1] == 20
+    assert kept.shared[1].tolist() == kept.shared[2].tolist() == [kept.shared[0, 0], 20]
+    kept.keep(prefix(OTHER_MELODY, 1), 3)
+    assert kept.shared[0, 1] == 25
+
+
+def test_a_kept_row_that_could_not_be_written_is_not_lost(kept: KeptRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HostMemory, "copy", fail)
+        for _ in range(KEPT + 1):
+            with pytest.raises(RuntimeError):
+                kept.keep(prefix(MELODY, 1), 0)
+    kept.keep(prefix(MELODY, 1), 0)
+    assert kept.recall(prefix(MELODY, 1), 1) == 25
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 64])
+def test_memory_in_blocks_is_copied_in_whole_blocks(length: int) -> None:
+    memory = BlockMemory(["key_0"], shape=(2, 3, POSITIONS, 4), dtype=np.int8)
+    row_bytes = 3 * POSITIONS * 4
+    numbers = np.random.default_rng(1).integers(-128, 128, row_bytes).astype(np.int8)
+    address = memory.places(0, 1)["key_0"].address
+    ctypes.memmove(address, numbers.ctypes.data, row_bytes)
+    memory.copy(0, 1, length)
+    copied = np.frombuffer(ctypes.string_at(address + row_bytes, row_bytes), np.int8)
+    whole = -(-length // 16) * 16 * 3 * 4  # of all heads
+    assert np.array_equal(copied[:whole], numbers[:whole])
+    assert not copied[whole:].any()
 
 
 def test_a_row_that_begins_otherwise_shares_no_more(kept: KeptRows) -> None:

@@ -89,7 +89,7 @@ __device__ inline void attend(const Attend &p) {
     const long long size = (long long)p.positions * HEAD, block = ((long long)row * p.heads + head) * size;
     Stored *keys = (Stored *)p.keys + block, *values = (Stored *)p.values + block;
     const int common = min(p.shared[2 * row + 1], held);  // read where other rows read it too, so that it is in the cache
-    const long long apart = common ? ((long long)p.shared[2 * row] - row) * p.heads * size : 0;
+    const long long elsewhere = common ? ((long long)p.shared[2 * row] - row) * p.heads * size : 0;
 
     const float unit = Kind::unit(p.level);
     float asked[EACH];
@@ -102,7 +102,7 @@ __device__ inline void attend(const Attend &p) {
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
             const int position = min(base + i * GROUPS + group, stop - 1);
-            const long long from = (long long)position * HEAD + part * EACH + (position < common ? apart : 0);
+            const long long from = (long long)position * HEAD + part * EACH + (position < common ? elsewhere : 0);
             key[i] = __ldcg((const uint4 *)(keys + from));
             value[i] = __ldcg((const uint4 *)(values + from));
         }

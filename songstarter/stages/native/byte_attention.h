@@ -26,8 +26,9 @@ enum {
     GROUP_BYTES_OF_VALUES = HEAD * TOGETHER,
     BLOCK = LANES * HEAD,
     KEY_OFFSET = 128,
-    MOST_TOGETHER = 16, /* heads of a row that are read side by side */
+    MOST_TOGETHER = LANES, /* heads of a row that are read side by side: what is known of each has a lane */
 };
+_Static_assert(LANES == 16, "kv_memory.py's POSITIONS_TOGETHER");
 
 static const float SMALLEST = 1e-30f; /* that a query's levels are made from: never nothing at all */
 static const float LOWEST = -1e30f;   /* of peaks, before anything was seen */
@@ -41,7 +42,7 @@ typedef struct {
     int16_t levels[HEAD];
     int8_t high[HEAD], low[HEAD]; /* 256 * high + low */
     int32_t offset;               /* what the keys' own adds to every product */
-    float worth;                  /* of one level */
+    float worth;                  /* of one level; no number where the query is none */
 } Query;
 
 static void take_query(const Vector asked[PARTS], Query *query) {
@@ -50,8 +51,11 @@ static void take_query(const Vector asked[PARTS], Query *query) {
         peaks = larger(magnitude(asked[part]), peaks);
     float peak = largest_of(larger(peaks, all(SMALLEST)));
     Integers total = {};
+    Vector poison = {};
     for (int part = 0; part < PARTS; part++) {
-        Integers whole = nearest(asked[part] * (HIGHEST_LEVEL / peak));
+        Vector level = asked[part] * (HIGHEST_LEVEL / peak);
+        Integers whole = nearest(either(level == level, level, (Vector){}));
+        poison += level * 0.0f;
         Integers low = (whole << 24) >> 24, high = (whole - low) >> 8;
         total += whole;
         for (int i = 0; i < LANES; i++) {
@@ -63,7 +67,7 @@ static void take_query(const Vector asked[PARTS], Query *query) {
     query->offset = 0;
     for (int i = 0; i < LANES; i++)
         query->offset += total[i] * KEY_OFFSET;
-    query->worth = peak / HIGHEST_LEVEL;
+    query->worth = peak / HIGHEST_LEVEL + sum_of(poison);
 }
 
 /* One row's keys or values, of some heads from the first that is meant. The first `shared` positions, a multiple of

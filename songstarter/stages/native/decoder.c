@@ -9,8 +9,8 @@
                                                                                           attend to it
        x -- norm, quantise -- up, gelu -- quantise -- down -- + -- x                      then the next layer
 
-   Threads split output channels in products, (row, head) pairs in attention and rows elsewhere, and meet after
-   each. Compiled once for each instruction set (compile.py); called by stages/native_session.py. */
+   Threads split output channels in products, heads or some heads of a row in attention and rows elsewhere, and meet
+   after each. Compiled once for each instruction set (compile.py); called by stages/native_session.py. */
 
 #include "byte_attention.h"
 #include "memory.h"
@@ -207,6 +207,8 @@ static Whereabouts whereabouts(const Decoder *d, int row) {
         return (Whereabouts){own, own, 0};
     const int32_t *shared = call->shared + 2 * row;
     int so_many = shared[1] < length ? shared[1] : length;
+    if (so_many < LANES)
+        return (Whereabouts){own, own, 0};
     return (Whereabouts){row_in_memory(d, shared[0], positions), own, so_many / LANES * LANES};
 }
 
@@ -256,10 +258,13 @@ static void attend_to_text(
     }
 }
 
-/* How many heads of a row make a span: all, for their memory lies side by side, or as few as keep every thread busy. */
+/* How many heads of a row make a span: as many as can be, for in bytes they lie side by side, but so few that there are
+   some spans for every thread. */
 static int heads_of_span(const Decoder *d) {
+    enum { SPANS_FOR_A_THREAD = 4 };
     int heads = d->shape.heads, spans = (heads + MOST_TOGETHER - 1) / MOST_TOGETHER;
-    while (spans < heads && spans * d->call->rows < d->team.threads)
+    int wanted = d->team.threads > 1 ? SPANS_FOR_A_THREAD * d->team.threads : 1;
+    while (spans < heads && spans * d->call->rows < wanted)
         spans++;
     return (heads + spans - 1) / spans;
 }
