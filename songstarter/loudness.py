@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.signal import lfilter
 
 from songstarter.errors import TakeFailed
-from songstarter.waveform import Samples, Waveform
+from songstarter.waveform import Samples
 
 Precise = npt.NDArray[np.float64]
 
@@ -219,27 +219,6 @@ METERS: dict[str, Callable[[int], Meter]] = {
     "peak": lambda rate: Peak(),
     "rms": lambda rate: Rms(),
 }
-
-
-def lufs(waveform: Waveform) -> float:
-    """Integrated loudness (spec 5.1); NaN where the gates leave nothing, as in silence."""
-    meter = Loudness(waveform.rate)
-    meter.hear(waveform.samples)
-    return meter.lufs
-
-
-def normalize(waveform: Waveform, strategy: str) -> Waveform:
-    """The waveform at the level its strategy aims at (spec 5); silence stays as it is.
-
-    Raises:
-        TakeFailed: a sample is infinite or not a number.
-    """
-    require_finite(waveform.samples)
-    if not waveform.samples.any():
-        return waveform
-    meter = METERS[strategy](waveform.rate)
-    meter.hear(waveform.samples)
-    return replace(waveform, samples=levelled(waveform.samples, meter))
 
 
 def levelled(samples: Samples, meter: Meter) -> Samples:

@@ -25,7 +25,7 @@ class Bucket(Protocol):
 
     @property
     def views(self) -> Mapping[str, Array]:
-        """What the next run reads: see ``step_inputs``."""
+        """What the next run reads: see ``step_inputs`` and ``kernel_inputs``."""
 
     def run(self) -> Array:
         """Carry out the step; the columns [slot, codebook] that it drew."""

@@ -5,8 +5,8 @@
          └──── slot 0 ────┘ └──── slot 1 ────┘     (see kept_rows.py)
 
 A layer's keys are one block [row, head, position, head size], so the rows of the first n slots are one
-contiguous piece of it, and so is any single row: a graph runs on either without a copy. ``decoder.c`` has bytes in
-blocks, [row, position / 16, head, 16 positions of a head]: see ``native/byte_attention.h``.
+contiguous piece of it, and so is any single row: a graph runs on either without a copy. ``decoder.c`` orders bytes
+otherwise within a row, by sixteen positions: see ``native/byte_attention.h``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from songstarter.stages.huge_pages import zeros
 from songstarter.stages.session import Place, Session
 
 ROWS_PER_SLOT = 2
-POSITIONS_TOGETHER = 16  # that have one block of each head, where memory lies in blocks
+POSITIONS_TOGETHER = 16  # of all heads, where decoder.c orders them
 Shape = tuple[int, ...]
 
 
@@ -62,7 +62,7 @@ class HostMemory:
 
 
 class BlockMemory(HostMemory):
-    """The same for whoever has the heads' sixteen positions side by side."""
+    """The same in the order of ``decoder.c``, whose beginning of a row is sixteen positions of all heads, and so on."""
 
     def copy(self, source: int, target: int, length: int) -> None:
         count = -(-length // POSITIONS_TOGETHER)

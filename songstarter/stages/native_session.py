@@ -1,7 +1,8 @@
 """The doorway to ``native/decoder.c``: an int8 decoder's graph, computed without onnxruntime.
 
 It has the graph's inputs and results and takes its weights from the graph's data file, so that whoever runs one can
-run the other. The graph is its twin: it runs where this cannot, and tests hold the two together.
+run the other; what rows share it takes beside them. 8-bit memory it lays out in its own way (``in_blocks``), so that a
+memory is one's or the other's. The graph is its twin: it runs where this cannot, and tests hold the two together.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from songstarter.contract import NORMALIZATIONS
 from songstarter.errors import TakeFailed
 from songstarter.levelling import LOOK_AHEAD, MOST_GAIN, SLOPE, Limiter, leveller
-from songstarter.loudness import METERS, PEAK, from_decibels, lufs, normalize
+from songstarter.loudness import METERS, PEAK, from_decibels
 from songstarter.waveform import Samples, Waveform
+from tests.support.levels import lufs, normalize
 
 RATE = 32_000
 

@@ -83,7 +83,7 @@ class Kernels:
     def bind(self, exchange: Exchange, places: Mapping[str, int], rows: int) -> Step:
         """A step of so many rows, from ``exchange.given`` to ``exchange.found``.
 
-        ``places`` are addresses by the names of the graph's inputs; it takes no memory.
+        ``places`` are addresses by the names of the graph's inputs and of ``kernel_inputs``; it takes no memory.
         """
         known = {**places, "logits": self._logits_at, "columns": exchange.found_at}
         chain = Chain(self._layout, self._weights, known, self._scratch, rows)
