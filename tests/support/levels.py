@@ -1,4 +1,4 @@
-"""A waveform's loudness, and the waveform at the level of its file: what a take is brought to piece by piece, at once."""
+"""A waveform's loudness, and the waveform at the level of its file, at once instead of piece by piece."""
 
 from __future__ import annotations
 
