@@ -1,6 +1,6 @@
 """A run's small inputs side by side in one array, so that one copy brings all of them to a device.
 
-tokens │ positions │ lengths │ settings │ uniforms     host: one view each     device: one place each
+tokens │ positions │ lengths │ settings │ ...     host: one view each     device: one place each
 """
 
 from __future__ import annotations

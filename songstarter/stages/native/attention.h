@@ -24,9 +24,9 @@ static inline const float *float_at(Floats numbers, int place) {
 }
 
 /* Ask for the numbers of one position, which are read later: the processor's own foresight ends at every page. */
-static inline void ask_for(const void *numbers, size_t number_size) {
-    for (size_t i = 0; i < HEAD * number_size; i += LINE)
-        __builtin_prefetch((const char *)numbers + i);
+static inline void ask_for(const float *numbers) {
+    for (size_t i = 0; i < HEAD; i += LINE / sizeof *numbers)
+        __builtin_prefetch(numbers + i);
 }
 
 /* Replace scores by e^(score - largest); their sum. There is room for a whole last vector. */
@@ -53,19 +53,19 @@ static void attend_floats(const Vector query[PARTS], Floats keys, Floats values,
     enum { AHEAD = AHEAD_BYTES / (HEAD * sizeof(float)) };
     for (int place = 0; place < length; place++) {
         const float *key = float_at(keys, place);
-        ask_for(float_at(keys, place + AHEAD), sizeof *key);
+        ask_for(float_at(keys, place + AHEAD));
         Vector products = query[0] * load(key) + query[1] * load(key + LANES);
         products += query[2] * load(key + 2 * LANES) + query[3] * load(key + 3 * LANES);
         scores[place] = sum_of(products);
     }
     for (int place = 0; place < length && place < AHEAD; place++)
-        ask_for(float_at(values, place), sizeof(float));
+        ask_for(float_at(values, place));
     float total = shares_of(scores, length);
     for (int part = 0; part < PARTS; part++)
         mixed[part] = (Vector){};
     for (int place = 0; place < length; place++) {
         const float *value = float_at(values, place);
-        ask_for(float_at(values, place + AHEAD), sizeof *value);
+        ask_for(float_at(values, place + AHEAD));
         for (int part = 0; part < PARTS; part++)
             mixed[part] += scores[place] * load(value + part * LANES);
     }
