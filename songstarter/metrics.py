@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from songstarter.outcomes import UNDONE
+
 Kind = Literal["COUNTER", "GAUGE", "HISTOGRAM"]
 
 STEPS_PER_OBSERVATION = 10  # carrying over an observation costs 0.05 ms, and a step may take no more than a few
@@ -88,9 +90,9 @@ FILLED_POSITIONS = Family(
 TAKES = Family(
     "songstarter_takes_total",
     "COUNTER",
-    "Takes by how they ended; refused ones found no room to wait in.",
+    "Takes by how they ended; unavailable: there was no room to wait in, or the server stopped.",
     ("outcome",),
-    outcomes=("finished", "failed", "cancelled", "refused"),
+    outcomes=("finished", *UNDONE),
 )
 STEP_SECONDS = Family(
     "songstarter_step_seconds",
@@ -131,7 +133,7 @@ REQUESTS = Family(
     "COUNTER",
     "Requests by how they ended; those by which a supervisor or a probe sees that the model lives are canaries.",
     ("outcome",),
-    outcomes=("answered", "invalid", "unavailable", "failed", "cancelled", CANARY),
+    outcomes=("answered", *UNDONE, CANARY),
 )
 AUDIO_SECONDS = Family(
     "songstarter_audio_seconds_total", "COUNTER", "Seconds of audio in answers, every variation and opening counted."

@@ -21,11 +21,11 @@ from songstarter.engine.statistics import Statistics
 from songstarter.engine.take import Take
 from songstarter.errors import Cancelled, SongstarterError, TakeFailed, Unavailable
 from songstarter.metrics import SLOTS, SLOTS_IN_USE, TAKES_WAITING, Series
-from songstarter.stages.decoder import Filling, Prefix
+from songstarter.stages.filling import Filling, Prefix
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.sampler import Columns, Draw
 
-# While songs play, a slot is filled by so many positions a step: about what two steps cost.
+# While songs play, one slot is filled by so many positions a step: about what two steps cost.
 LEAST_FILLED = 16
 FILLED_PER_SLOT = 4
 # While none plays, by so many: enough to keep the machine busy, and few enough to hear of a cancellation in between.
@@ -77,8 +77,9 @@ class Engine:
         """
         try:
             self._scheduler.enqueue(takes)
-        except Unavailable:
-            self.statistics.takes["refused"] += len(takes)
+        except Unavailable as error:
+            for _ in takes:
+                self.statistics.ended(error)
             raise
 
     def step(self) -> None:
@@ -151,26 +152,30 @@ class Engine:
         return None
 
     def _fill(self) -> None:
-        """Fill slots in the order in which their windows began, as far as those who play can wait."""
+        """Fill slots in the order in which their windows began, as far as those who play can wait.
+
+        They wait for one piece, however many newcomers there are: each reads all weights, as a step does.
+        """
         while filling := self._next_filling():
+            playing = sum(occupant.playing for occupant in self._occupants.values())
             try:
-                self._fill_piece(filling)
+                self._fill_piece(filling, playing)
             except Exception as error:  # a beginning that cannot be is its takes' trouble alone
                 reason = _cannot_begin(error)
                 for slot in self._slots_of(filling):
                     self._end(slot, reason)
                 continue
-            if not filling.done:
+            if filling.done:
+                for slot in self._slots_of(filling):
+                    self._play(slot)
+            if playing or not filling.done:
                 return
-            for slot in self._slots_of(filling):
-                self._play(slot)
 
     def _next_filling(self) -> Filling | None:
         return next((occupant.filling for occupant in self._occupants.values() if not occupant.filling.done), None)
 
-    def _fill_piece(self, filling: Filling) -> None:
-        """Fill a slot by one step's worth."""
-        playing = sum(occupant.playing for occupant in self._occupants.values())
+    def _fill_piece(self, filling: Filling, playing: int) -> None:
+        """Fill a slot by as much as ``playing`` songs can wait for."""
         left = filling.left
         self._decoder.fill(filling, max(LEAST_FILLED, FILLED_PER_SLOT * playing) if playing else FILLED_ALONE)
         self.statistics.filled_positions += left - filling.left

@@ -7,7 +7,7 @@ import numpy as np
 from songstarter.array import Array
 from songstarter.delay_pattern import DelayPattern, Grid
 from songstarter.engine.take import Chunk, Take
-from songstarter.stages.decoder import Filling
+from songstarter.stages.filling import Filling
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.sampler import Draw
 

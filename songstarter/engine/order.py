@@ -21,7 +21,7 @@ from songstarter.errors import Description, InvalidRequest, SongstarterError, Un
 from songstarter.freed_memory import FreedMemory
 from songstarter.metrics import INFO, KV_MEMORY, Readings, Series
 from songstarter.request import MAX_OUTPUTS, MAX_SEED, PRIORITIES, Sampling
-from songstarter.stages.decoder import Prefix
+from songstarter.stages.filling import Prefix
 from songstarter.stages.opening import open_decoder
 from songstarter.version import version
 from songstarter.windows import windows_of

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 
 from songstarter import event_log
 from songstarter.engine.take import Take
-from songstarter.errors import Cancelled, InvalidRequest, Unavailable
-
-OUTCOMES: dict[type[Exception], str] = {InvalidRequest: "invalid", Unavailable: "refused", Cancelled: "cancelled"}
+from songstarter.outcomes import undone_by
 
 
 @dataclass(eq=False)
@@ -27,7 +25,7 @@ class OrderRecord:
 
     @property
     def outcome(self) -> str:
-        return "finished" if self.error is None else OUTCOMES.get(type(self.error), "failed")
+        return "finished" if self.error is None else undone_by(self.error)
 
     def write(self) -> None:
         """Write the line, once, and let go of what it was about.

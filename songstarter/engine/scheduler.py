@@ -54,15 +54,17 @@ class Scheduler:
 
         Low slots first: a step computes every row up to the highest slot in use.
         """
-        first = next((queue for queue in self._waiting.values() if queue), None)
-        if first is None or not self._free:
-            return None
-        slot = min(self._free)
-        self._free.remove(slot)
-        return slot, first.popleft()
+        with self._lock:
+            first = next((queue for queue in self._waiting.values() if queue), None)
+            if first is None or not self._free:
+                return None
+            slot = min(self._free)
+            self._free.remove(slot)
+            return slot, first.popleft()
 
     def release(self, slot: int) -> None:
-        self._free.append(slot)
+        with self._lock:
+            self._free.append(slot)
 
     def drop_cancelled(self) -> list[Take]:
         """Takes that were cancelled while they waited; they wait no more."""

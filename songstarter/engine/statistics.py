@@ -1,6 +1,7 @@
 """What the engine has done so far, in plain numbers.
 
-The engine's thread writes them and any thread reads them, without a lock: a number that is one step old does no harm.
+The engine's thread writes them, but for takes that are refused at the door, and any thread reads them, without a lock:
+a number that is one step old does no harm.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from songstarter.array import Array
-from songstarter.errors import Cancelled, SongstarterError
+from songstarter.errors import SongstarterError
 from songstarter.metrics import (
     FILL_SECONDS,
     FILLED_POSITIONS,
@@ -25,6 +26,7 @@ from songstarter.metrics import (
     Series,
     by_outcome,
 )
+from songstarter.outcomes import undone_by
 
 MOST_KEPT = 10_000  # observations that nobody fetched; older ones are forgotten
 
@@ -57,10 +59,7 @@ class Statistics:
 
     def ended(self, error: SongstarterError | None) -> None:
         """Count a take that waited or played until now, and whether an error ended it."""
-        if isinstance(error, Cancelled):
-            self.takes["cancelled"] += 1
-        else:
-            self.takes["failed" if error else "finished"] += 1
+        self.takes[undone_by(error) if error else "finished"] += 1
 
     def totals(self) -> dict[Series, float]:
         """Every counter as it stands."""

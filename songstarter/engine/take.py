@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from songstarter.array import Array
 from songstarter.errors import SongstarterError
 from songstarter.request import Sampling
-from songstarter.stages.decoder import Prefix
+from songstarter.stages.filling import Prefix
 from songstarter.windows import Window
 
 

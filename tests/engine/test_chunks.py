@@ -8,7 +8,7 @@ from test_engine import GREEDY, PATTERN, CountingDecoder, Ends, make_take, run, 
 
 from songstarter.engine.engine import Engine
 from songstarter.engine.take import Beginning, ChunkSizes, Take
-from songstarter.stages.decoder import Prefix
+from songstarter.stages.filling import Prefix
 from songstarter.windows import Window
 
 

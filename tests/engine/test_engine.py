@@ -15,11 +15,12 @@ import pytest
 from songstarter.array import Array
 from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.engine import Engine
+from songstarter.engine.scheduler import Scheduler
 from songstarter.engine.service import EngineService
 from songstarter.engine.take import Beginning, Chunk, ChunkSizes, Outcome, Take
 from songstarter.errors import Cancelled, SongstarterError, TakeFailed, Unavailable
 from songstarter.request import Sampling
-from songstarter.stages.decoder import Filling, Prefix, RowFilling
+from songstarter.stages.filling import Filling, Prefix, RowFilling
 from songstarter.stages.sampler import Columns, Draw, sample_slots
 from songstarter.windows import Window, windows_of
 
@@ -41,7 +42,7 @@ class CountingDecoder:
         self.memory = np.zeros(slots)
         self.begun = 0
         self.steps = 0
-        self.largest_fill = 0
+        self.pieces: list[int] = []  # positions of every filling
         self.poisoned: set[float] = set()
 
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> Filling:
@@ -56,8 +57,8 @@ class CountingDecoder:
         row = filling.rows[0]
         if row.embeddings[0, 0] > 1000:
             raise ValueError("a prefix that breaks the graph")
-        self.largest_fill = max(self.largest_fill, most)
-        row.filled += min(most, row.left)
+        self.pieces.append(min(most, row.left))
+        row.filled += self.pieces[-1]
         if not row.left:
             self.memory[filling.slot] = row.embeddings[0, 0]
             filling.rows.pop()
@@ -188,7 +189,6 @@ def test_a_newcomer_is_filled_little_by_little_while_others_play() -> None:
     first = make_take(1, ends, frames=300)
     engine.submit([first])
     engine.step()
-    decoder.largest_fill = 0
     late = [Take(beginning(2, positions=100), GREEDY, 0, variation, 3, WHOLE, ends) for variation in range(1)]
     engine.submit(late)
     for _ in range(6):
@@ -196,10 +196,29 @@ def test_a_newcomer_is_filled_little_by_little_while_others_play() -> None:
         assert decoder.memory.tolist() == [1, 0, 0, 0]
     engine.step()
     assert decoder.memory.tolist() == [1, 2, 0, 0]
-    assert decoder.largest_fill == 16
+    assert decoder.pieces[1:] == [16, 16, 16, 16, 16, 16, 4]
     run(engine)
     assert ends.frames(late[0]) == solo(2)
     assert ends.frames(first) == solo(1, frames=300)
+
+
+def test_a_burst_of_newcomers_holds_up_a_playing_song_no_more_than_one_does() -> None:
+    ends = Ends()
+    decoder = CountingDecoder(16)
+    engine = Engine(decoder, PATTERN, max_waiting=16)
+    first = make_take(1, ends, frames=300)
+    engine.submit([first])
+    engine.step()
+    late = [Take(beginning(song, positions=12), GREEDY, 0, 0, 3, WHOLE, ends) for song in range(2, 17)]
+    engine.submit(late)
+    for newcomers in range(1, 16):
+        pieces = len(decoder.pieces)
+        engine.step()
+        assert decoder.pieces[pieces:] == [12]
+        assert int((decoder.memory > 0).sum()) == 1 + newcomers
+    run(engine)
+    assert ends.frames(first) == solo(1, frames=300)
+    assert [ends.frames(take) for take in late] == [solo(song) for song in range(2, 17)]
 
 
 def test_variations_wait_for_a_beginning_that_is_being_filled() -> None:
@@ -324,6 +343,24 @@ def test_a_request_that_does_not_fit_the_queue_is_refused_whole() -> None:
     engine.submit([make_take(2, ends)])
     run(engine)
     assert len(ends.outcomes) == 4
+
+
+def test_a_slot_that_is_just_being_given_away_is_still_counted() -> None:
+    """Between taking a slot and taking whom it is for, an order from another thread must not find neither free."""
+    scheduler = Scheduler(2, max_waiting=0)
+    scheduler.enqueue([make_take(1, Ends())])
+    other = threading.Thread(target=scheduler.enqueue, args=([make_take(2, Ends())],))
+
+    class Interrupted(list[int]):
+        def remove(self, slot: int) -> None:
+            super().remove(slot)
+            other.start()
+            other.join(0.1)
+
+    scheduler._free = Interrupted(scheduler._free)
+    assert scheduler.admit()
+    other.join()
+    assert scheduler.waiting == 1
 
 
 def test_who_finds_a_free_slot_needs_no_place_to_wait_in() -> None:

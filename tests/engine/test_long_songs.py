@@ -11,7 +11,7 @@ from songstarter.engine.occupant import Occupant
 from songstarter.engine.take import Beginning, ChunkSizes, Take
 from songstarter.errors import Cancelled
 from songstarter.request import Sampling
-from songstarter.stages.decoder import Prefix
+from songstarter.stages.filling import Prefix
 from songstarter.windows import Window, windows_of
 
 

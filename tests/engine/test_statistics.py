@@ -40,13 +40,13 @@ def totals(engine: Engine) -> dict[str, float]:
 
 
 def test_steps_and_tokens_count_what_moved() -> None:
-    engine = Engine(CountingDecoder(3), PATTERN, max_waiting=8)
-    engine.submit([make_take(song, Ends()) for song in (1, 2, 3)])
+    engine = Engine(CountingDecoder(2), PATTERN, max_waiting=8)
+    engine.submit([make_take(song, Ends()) for song in (1, 2)])
     run(engine)
     counted = totals(engine)
     assert counted[STEPS.name] == COLUMNS
-    assert counted[TOKENS.name] == 3 * CODEBOOKS * COLUMNS
-    assert counted["finished"] == 3
+    assert counted[TOKENS.name] == 2 * CODEBOOKS * COLUMNS
+    assert counted["finished"] == 2
 
 
 def test_slot_seconds_are_those_of_all_slots_together() -> None:
@@ -98,7 +98,7 @@ def test_every_end_is_counted_once_by_its_kind() -> None:
     run(engine)
     counted = totals(engine)
     ends = {outcome: counted[outcome] for outcome in TAKES.outcomes}
-    assert ends == {"finished": 1, "failed": 2, "cancelled": 2, "refused": 2}
+    assert ends == {"finished": 1, "failed": 2, "cancelled": 2, "unavailable": 2, "invalid": 0}
 
 
 def test_takes_that_are_abandoned_have_failed() -> None:
@@ -107,6 +107,15 @@ def test_takes_that_are_abandoned_have_failed() -> None:
     engine.step()
     engine.abandon(TakeFailed("the decode step failed"))
     assert totals(engine)["failed"] == 2
+
+
+def test_takes_that_a_stop_ends_have_not_failed() -> None:
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    engine.submit([make_take(song, Ends()) for song in (1, 2)])
+    engine.step()
+    engine.abandon(Unavailable("the server is stopping"))
+    assert totals(engine)["failed"] == 0
+    assert totals(engine)["unavailable"] == 2
 
 
 def test_a_sample_of_the_steps_is_observed_and_told_once() -> None:
