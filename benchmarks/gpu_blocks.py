@@ -32,8 +32,8 @@ from songstarter.stages.dimensions import HEAD_SIZE
 from songstarter.stages.graph_weights import Weight, Weights
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.packed_inputs import Packing
+from songstarter.stages.places import Place
 from songstarter.stages.sampler import Draw
-from songstarter.stages.session import Place
 
 POSITIONS = 2048
 WARM_STEPS = 2

@@ -20,8 +20,9 @@ from benchmarks.arguments import numbers
 from benchmarks.ours import OurDecode
 from songstarter.checkpoint import Checkpoint
 from songstarter.request import Sampling
-from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.stages.decoder import DecoderStage
 from songstarter.stages.device_decoder import DeviceDecoder
+from songstarter.stages.filling import Prefix
 from songstarter.stages.opening import open_decoder
 from songstarter.stages.sampler import Draw
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.roofline import Traffic
 from benchmarks.shapes import FRAMES_PER_SECOND, LATEST_COLUMNS, MELODY_FRAMES, PREFIX
+from export.linear import FORMS
 from export.positions import MAX_TOKENS, positions_of
 from songstarter.stages.decoder import KEPT_ROWS
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
@@ -91,12 +92,13 @@ class Precision:
         return Traffic(model.read_parameters * self.weight_bytes, per_position)
 
 
-# Named as `songstarter export` names them; of these a GPU plays fp16 so far.
+# Named as `songstarter export` names them.
 PRECISIONS = {
     "fp16": Precision(weight_bytes=2, memory_bytes=2),
     "fp16_kv8": Precision(weight_bytes=2, memory_bytes=1),
     "int8_kv8": Precision(weight_bytes=1, memory_bytes=1),
 }
+GPU_PRECISIONS = tuple(precision for precision, device in FORMS if device == "cuda")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ class Gpu:
     bandwidth: float  # bytes per second
     memory: int  # bytes
     price: float  # US dollars per hour: an example
+    driver_names: tuple[str, ...] = ()  # where the driver calls it otherwise
+
+    def is_called(self, found: str) -> bool:
+        """Whether a driver's name for a GPU is this one's."""
+        return found.removeprefix("NVIDIA ") in (self.name, *self.driver_names)
 
     def memory_for_songs(self, model: Model, precision: Precision) -> int:
         """Bytes left for keys and values; the decoder's weights are there twice, for its graph and for its kernels."""
@@ -116,15 +123,16 @@ def memory_of_slots(model: Model, precision: Precision, slots: int) -> int:
     """Bytes of keys and values that a decoder of so many slots takes at its start, those of kept rows too."""
     rows = slots * ROWS_PER_SLOT
     text = rows * MAX_TOKENS * 2 * model.layers * model.hidden * TEXT_BYTES if model.attends_to_text else 0
-    return (rows + KEPT_ROWS) * model.positions * precision.traffic(model).per_position + text
+    kept = 0 if model.attends_to_text else KEPT_ROWS
+    return (rows + kept) * model.positions * precision.traffic(model).per_position + text
 
 
 GPUS = {
     gpu.name: gpu
     for gpu in (
         Gpu("H200", 4.80e12, 139 * GIB, 4.00),
-        Gpu("H100 SXM", 3.35e12, 79 * GIB, 3.00),
-        Gpu("A100-80", 2.04e12, 79 * GIB, 1.80),
+        Gpu("H100 SXM", 3.35e12, 79 * GIB, 3.00, ("H100 80GB HBM3",)),
+        Gpu("A100-80", 2.04e12, 79 * GIB, 1.80, ("A100-SXM4-80GB", "A100-SXM-80GB", "A100 80GB PCIe")),
         Gpu("L40S", 0.86e12, 44 * GIB, 1.00),
         Gpu("A10G", 0.60e12, 22 * GIB, 1.00),
         Gpu("L4", 0.30e12, 22 * GIB, 0.70),

@@ -21,8 +21,9 @@ from songstarter.engine.engine import Engine
 from songstarter.engine.take import Beginning, ChunkSizes, Outcome, Take
 from songstarter.errors import Cancelled, SongstarterError
 from songstarter.request import USUAL_PRIORITY, Sampling
-from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.stages.decoder import DecoderStage
 from songstarter.stages.device_decoder import DeviceDecoder
+from songstarter.stages.filling import Prefix
 from songstarter.stages.sampler import Columns, Draw
 from songstarter.windows import Window
 

@@ -19,7 +19,8 @@ from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint
 from songstarter.request import Sampling
 from songstarter.sampling import guide
-from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.stages.decoder import DecoderStage
+from songstarter.stages.filling import Prefix
 
 SECONDS = 8
 GUIDANCE = Sampling().guidance

@@ -9,7 +9,8 @@ import torch
 
 from export.verify import Check
 from songstarter.checkpoint import Checkpoint, Precision
-from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.stages.decoder import DecoderStage
+from songstarter.stages.filling import Prefix
 from songstarter.stages.opening import open_decoder
 
 COLUMNS = 24

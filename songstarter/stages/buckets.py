@@ -15,9 +15,10 @@ from songstarter.stages.cuda.step import Kernels
 from songstarter.stages.dimensions import HEAD_SIZE
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.packed_inputs import Layout, PackedInputs, Packing
+from songstarter.stages.places import SHARED, Place
 from songstarter.stages.replay_guard import ReplayGuard
 from songstarter.stages.sampler import SETTINGS, Draw, numbers_of, settings_of
-from songstarter.stages.session import SHARED, DeviceArray, Place, Session
+from songstarter.stages.session import DeviceArray, Session
 
 
 class Bucket(Protocol):

@@ -11,14 +11,19 @@ from songstarter.checkpoint import Checkpoint
 from songstarter.stages.filling import Prefix, RowFilling
 from songstarter.stages.kept_rows import KeptRows
 from songstarter.stages.kv_memory import ROWS_PER_SLOT, rows_of
+from songstarter.stages.places import InPlace, Place
 from songstarter.stages.runtime import CROSS_PREFIX, Runtime
-from songstarter.stages.session import DeviceArray, InPlace, Place
+from songstarter.stages.session import DeviceArray
 
 SEEN, HIDDEN = 3e38, -1e9  # how high the score of a place may be, where a row has text and where it has none
 
 
 class Conditioning(Protocol):
     """What the two families do differently."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it set aside for itself."""
 
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> list[RowFilling]:
         """Take a prefix into a slot; what its rows must be filled with."""
@@ -44,6 +49,10 @@ class PrependedPrefix:
 
     def __init__(self, kept: KeptRows) -> None:
         self._kept = kept
+
+    @property
+    def memory_bytes(self) -> int:
+        return 0  # it is the decoder's
 
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> list[RowFilling]:
         return [
@@ -81,6 +90,10 @@ class CrossAttendedPrefix:
         self._ceilings = np.full((rows, 1, 1, self._text_places), HIDDEN, np.float32)
         self._ceilings[..., 0] = SEEN  # a row must see something, if only in vain
         self._ceiling = DeviceArray(self._ceilings.copy(), runtime.device)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._memory.bytes
 
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> list[RowFilling]:
         first = slot * ROWS_PER_SLOT

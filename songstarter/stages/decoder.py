@@ -10,15 +10,13 @@ import numpy as np
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint, Device, Precision
 from songstarter.stages.conditioning import Conditioning, CrossAttendedPrefix, PrependedPrefix
-from songstarter.stages.filling import Filling, Prefix, RowFilling
+from songstarter.stages.filling import Filling, Prefix
 from songstarter.stages.kept_rows import KeptRows
 from songstarter.stages.kv_memory import ROWS_PER_SLOT, with_present
 from songstarter.stages.native_sampler import open_sampler
+from songstarter.stages.places import SHARED, Place
 from songstarter.stages.runtime import OnDevice, OnHost
 from songstarter.stages.sampler import Columns, Draw
-from songstarter.stages.session import SHARED, Place
-
-__all__ = ["GRAPH", "DecoderStage", "Filling", "Prefix", "RowFilling"]
 
 GRAPH = Path("decoder/1/decoder.onnx")
 CROSS_GRAPH = Path("decoder/1/cross_attention.onnx")
@@ -29,7 +27,7 @@ MEMORY_TYPES: dict[Precision, type[np.generic]] = {
     "int8": np.float32,
     "int8_kv8": np.int8,
 }
-KEPT_ROWS = 8
+KEPT_ROWS = 8  # of a family whose prefix is part of the memory
 
 
 class DecoderStage:
@@ -60,23 +58,25 @@ class DecoderStage:
         runtime = self.runtime((repository / GRAPH).parent, device, threads)
         self._device = device
         self._known_places: dict[tuple[int, int], dict[str, Place]] = {}
-        self._session = runtime.open_decoder(repository / GRAPH, decoder.head_size)
+        self._session = runtime.open_decoder(repository / GRAPH, decoder.head_size, checkpoint.text.max_tokens)
         self.computed_by = self._session.computed_by
         rows = slots * ROWS_PER_SLOT
+        kept = KEPT_ROWS if checkpoint.family == "melody" else 0
         self._memory = runtime.memory(
             [name for name in self._session.inputs if name.startswith(("key_", "value_"))],
-            (rows + KEPT_ROWS, decoder.heads, decoder.positions, decoder.head_size),
+            (rows + kept, decoder.heads, decoder.positions, decoder.head_size),
             MEMORY_TYPES[decoder.precision],
             in_blocks=self._session.in_blocks,
         )
         if checkpoint.family == "melody":
-            self._conditioning: Conditioning = PrependedPrefix(KeptRows(self._memory, first=rows, count=KEPT_ROWS))
+            self._conditioning: Conditioning = PrependedPrefix(KeptRows(self._memory, first=rows, count=kept))
         else:
             self._conditioning = CrossAttendedPrefix(runtime.open(repository / CROSS_GRAPH), runtime, checkpoint, slots)
 
     @property
     def memory_bytes(self) -> int:
-        return self._memory.bytes
+        """Set aside for keys and values, of columns and of texts."""
+        return self._memory.bytes + self._conditioning.memory_bytes
 
     def begin(self, slot: int, prefix: Prefix, columns: Array) -> Filling:
         """Begin to fill a slot with a prefix and with ``columns`` [codebook, column], which are known."""

@@ -28,10 +28,11 @@ from songstarter.stages.cuda.step import Kernels
 from songstarter.stages.decoder import GRAPH, DecoderStage
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
 from songstarter.stages.packed_inputs import PackedInputs
+from songstarter.stages.places import SHARED
 from songstarter.stages.replay_guard import ReplayGuard
 from songstarter.stages.runtime import OnDevice
 from songstarter.stages.sampler import SETTINGS, Columns, Draw
-from songstarter.stages.session import SHARED, DeviceArray, Session
+from songstarter.stages.session import DeviceArray, Session
 
 NO_NUMBERS = -1  # the sampler's column for logits that are none
 

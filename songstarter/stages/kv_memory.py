@@ -22,7 +22,8 @@ import numpy as np
 from songstarter.array import Array
 from songstarter.checkpoint import Device
 from songstarter.stages.huge_pages import zeros
-from songstarter.stages.session import Place, Session
+from songstarter.stages.places import Place
+from songstarter.stages.session import Session
 
 ROWS_PER_SLOT = 2
 POSITIONS_TOGETHER = 16  # of all heads, where decoder.c orders them

@@ -20,7 +20,7 @@ from songstarter.stages.native.codec_decoder_layout import CodecDecoderLayout
 from songstarter.stages.native.compile import CODEC_DECODER, InstructionSet
 from songstarter.stages.native.opened import Opened, require, within
 from songstarter.stages.native.processor import instruction_set
-from songstarter.stages.session import Session
+from songstarter.stages.places import ONNXRUNTIME
 
 MOST_ROWS = 8  # of a call, as in codec_decoder.c
 MOST_FRAMES = 2**19  # of a row, hours: so that codec_decoder.c counts in 32 bits
@@ -48,7 +48,7 @@ def open_twin(graph: Path) -> NativeCodecDecoder | None:
     weights = Weights.of(graph) if instructions else None
     layout = CodecDecoderLayout.of(weights) if weights else None
     twin = NativeCodecDecoder(layout, instructions) if instructions and layout else None
-    event_log.write(CODEC_DECODER, computed_by=twin.computed_by if twin else Session.computed_by)
+    event_log.write(CODEC_DECODER, computed_by=twin.computed_by if twin else ONNXRUNTIME)
     return twin
 
 

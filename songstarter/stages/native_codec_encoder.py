@@ -19,7 +19,7 @@ from songstarter.stages.native.codec_encoder_layout import CodecEncoderLayout
 from songstarter.stages.native.compile import CODEC_ENCODER, InstructionSet
 from songstarter.stages.native.opened import Opened, require, within
 from songstarter.stages.native.processor import instruction_set
-from songstarter.stages.session import Session
+from songstarter.stages.places import ONNXRUNTIME
 
 MOST_ROWS = 8  # of a call, as in codec_encoder.c
 MOST_FRAMES = 2**19  # of a row, hours: so that codec_encoder.c counts in 32 bits
@@ -47,7 +47,7 @@ def open_twin(graph: Path) -> NativeCodecEncoder | None:
     weights = Weights.of(graph) if instructions else None
     layout = CodecEncoderLayout.of(weights) if weights else None
     twin = NativeCodecEncoder(layout, instructions) if instructions and layout else None
-    event_log.write(CODEC_ENCODER, computed_by=twin.computed_by if twin else Session.computed_by)
+    event_log.write(CODEC_ENCODER, computed_by=twin.computed_by if twin else ONNXRUNTIME)
     return twin
 
 

@@ -8,18 +8,18 @@ memory is one's or the other's. The graph is its twin: it runs where this cannot
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from songstarter.array import Array
+from songstarter.stages.cores import usable_cores
 from songstarter.stages.graph_weights import Weights
 from songstarter.stages.native.compile import DECODER, InstructionSet
 from songstarter.stages.native.layout import KINDS, Layout, addresses
 from songstarter.stages.native.processor import instruction_set
-from songstarter.stages.session import SHARED, Place
+from songstarter.stages.places import SHARED, Place
 
 MOST_ROWS = 64  # of a call, as in products.h
 BYTES_FOR_A_CORE = 8 << 20
@@ -36,36 +36,42 @@ class Call(ctypes.Structure):
     )
 
 
-def open_native(graph: Path, *, threads: int) -> NativeSession | None:
+def open_native(graph: Path, *, threads: int, text_places: int) -> NativeSession | None:
     """A session for a decoder graph, or None where there can be none: another precision, processor or shape.
 
-    ``threads`` 0 takes every core that the weights keep busy.
+    ``threads`` 0 takes every core that the weights keep busy; ``text_places`` is how wide the memory of a text is.
 
     Raises:
         CheckpointError: the graph's weights cannot be read.
+        MemoryError: they find no room in the order that ``decoder.c`` reads them in.
     """
     instructions = instruction_set(DECODER)
     weights = Weights.of(graph) if instructions else None
     layout = Layout.of(weights) if weights else None
     if instructions is None or layout is None:
         return None
-    return NativeSession(layout, instructions, threads or _busy(layout.bytes))
+    return NativeSession(layout, instructions, threads or _busy(layout.bytes), text_places)
 
 
 def _busy(weight_bytes: int) -> int:
     """How many cores a step's weights keep busy: a smaller share is done before the others have been met."""
-    return max(1, min(len(os.sched_getaffinity(0)), weight_bytes // BYTES_FOR_A_CORE))
+    return max(1, min(usable_cores(), weight_bytes // BYTES_FOR_A_CORE))
 
 
 class NativeSession:
     """Stands where ``Session`` would; the memory it works on is the caller's, and it moves none of it."""
 
-    def __init__(self, layout: Layout, instructions: InstructionSet, threads: int) -> None:
+    def __init__(self, layout: Layout, instructions: InstructionSet, threads: int, text_places: int) -> None:
+        """Raises MemoryError where the weights find no room."""
+        self._opened: ctypes.c_void_p | None = None
         self._layout = layout
-        self._threads = threads
         self._library = ctypes.CDLL(str(instructions.library(DECODER)))
         self._library.decoder_open.restype = ctypes.c_void_p
-        self._opened: ctypes.c_void_p | None = None
+        shape = layout.shape(text_places=text_places if layout.attends_to_text else 0, threads=threads)
+        address = self._library.decoder_open(ctypes.byref(shape), layout.parts())
+        if not address:
+            raise MemoryError("there is no memory for the decoder's weights")
+        self._opened = ctypes.c_void_p(address)
         self._last_memory: tuple[Mapping[str, Place], ctypes.Array[ctypes.c_void_p]] = {}, addresses([])
         self.computed_by = f"decoder.c for {instructions.name}"
         self.in_blocks = layout.remembers_bytes
@@ -87,16 +93,14 @@ class NativeSession:
             "memory_rows": np.repeat(np.arange(count, dtype=np.int32), positions),
             "places": _rows(feeds["positions"], np.int32),
         }
-        text_places = 0
         if "prefix" in feeds:
             rows["prefix"] = _rows(feeds["prefix"], np.float32, self._layout.hidden)
             if SHARED in feeds:
                 rows["shared"] = np.repeat(feeds[SHARED], positions, axis=0)
         else:
-            text_places, lengths = _text(places["text_ceiling"])
-            rows["text_lengths"] = np.repeat(lengths, positions)
+            rows["text_lengths"] = np.repeat(_text_lengths(places["text_ceiling"]), positions)
         logits = np.empty((count, self._layout.logits), np.float32)
-        self._run(self._decoder(text_places), rows, self._memory(places), logits, last_only=positions > 1)
+        self._run(rows, self._memory(places), logits, last_only=positions > 1)
         return [logits.reshape(count, codebooks, -1)]
 
     def __del__(self) -> None:
@@ -105,7 +109,6 @@ class NativeSession:
 
     def _run(
         self,
-        decoder: ctypes.c_void_p,
         rows: Mapping[str, Array],
         memory: ctypes.Array[ctypes.c_void_p],
         logits: Array,
@@ -123,17 +126,7 @@ class NativeSession:
                 logits=logits[0 if last_only else start :].ctypes.data,
                 **{name: array[start:].ctypes.data for name, array in rows.items()},
             )
-            self._library.decoder_run(decoder, ctypes.byref(call))
-
-    def _decoder(self, text_places: int) -> ctypes.c_void_p:
-        """Opened by the first call, which tells how wide the text's memory is."""
-        if self._opened is None:
-            shape = self._layout.shape(text_places=text_places, threads=self._threads)
-            address = self._library.decoder_open(ctypes.byref(shape), self._layout.parts())
-            if not address:
-                raise MemoryError("there is no memory for the decoder's weights")
-            self._opened = ctypes.c_void_p(address)
-        return self._opened
+            self._library.decoder_run(self._opened, ctypes.byref(call))
 
     def _memory(self, places: Mapping[str, Place]) -> ctypes.Array[ctypes.c_void_p]:
         """Where each layer's memory lies; null for a text's where there is none. Step after step it is the same."""
@@ -149,9 +142,9 @@ def _rows(array: Array, dtype: type[np.generic], *width: int) -> Array:
     return np.ascontiguousarray(array.reshape(-1, *width), dtype)
 
 
-def _text(ceiling: Place) -> tuple[int, Array]:
-    """How wide a text's memory is, and how many places each row has: there its ceiling [row, 1, 1, place] is high."""
+def _text_lengths(ceiling: Place) -> Array:
+    """How many places of text each row has: there its ceiling [row, 1, 1, place] is high."""
     rows, *_, width = ceiling.shape
     heights = np.ctypeslib.as_array((ctypes.c_float * (rows * width)).from_address(ceiling.address))
     lengths: Array = (heights.reshape(rows, width) > 0).sum(axis=1).astype(np.int32)
-    return width, lengths
+    return lengths

@@ -12,7 +12,8 @@ import numpy as np
 
 from songstarter.array import Array
 from songstarter.checkpoint import Device
-from songstarter.stages.session import DeviceArray, Place
+from songstarter.stages.places import Place
+from songstarter.stages.session import DeviceArray
 
 ALIGNMENT = 256  # bytes; kernels read vectors
 Layout = Mapping[str, tuple[type[np.generic], tuple[int, ...]]]

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 
 from songstarter.errors import ReplayRefused
-from songstarter.stages.session import Place
+from songstarter.stages.places import Place
 
 
 class ReplayGuard:

@@ -13,7 +13,8 @@ from songstarter.checkpoint import Device
 from songstarter.stages.dimensions import HEAD_SIZE
 from songstarter.stages.kv_memory import BlockMemory, DeviceMemory, HostMemory, KvMemory, Shape
 from songstarter.stages.native_session import open_native
-from songstarter.stages.session import InPlace, Session
+from songstarter.stages.places import InPlace
+from songstarter.stages.session import Session
 
 ZEROS_FILE = "zeros.onnx"
 COPY_FILE = "copy_row.onnx"
@@ -29,7 +30,7 @@ class Runtime(Protocol):
     def open(self, path: Path) -> InPlace:
         """Load a graph."""
 
-    def open_decoder(self, path: Path, head_size: int) -> InPlace:
+    def open_decoder(self, path: Path, head_size: int, text_places: int) -> InPlace:
         """Load a decoder's graph: in C where that is made for it; ready to be captured where there is such a thing."""
 
     def memory(
@@ -49,9 +50,10 @@ class OnHost:
     def open(self, path: Path) -> Session:
         return Session(path, device=self.device, threads=self.threads)
 
-    def open_decoder(self, path: Path, head_size: int) -> InPlace:
-        native = open_native(path, threads=self.threads) if head_size == HEAD_SIZE else None
-        return native or self.open(path)
+    def open_decoder(self, path: Path, head_size: int, text_places: int) -> InPlace:
+        if head_size != HEAD_SIZE:
+            return self.open(path)
+        return open_native(path, threads=self.threads, text_places=text_places) or self.open(path)
 
     def memory(
         self, names: Sequence[str], shape: Shape, dtype: type[np.generic], *, prefix: str = "", in_blocks: bool = False
@@ -71,7 +73,7 @@ class OnDevice:
     def open(self, path: Path) -> Session:
         return Session(path, device=self.device, threads=self.threads)
 
-    def open_decoder(self, path: Path, head_size: int) -> Session:
+    def open_decoder(self, path: Path, head_size: int, text_places: int) -> Session:
         return Session(path, device=self.device, threads=self.threads, captures=True)
 
     def memory(

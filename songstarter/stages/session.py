@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -15,6 +13,8 @@ import onnxruntime as ort
 from songstarter.array import Array
 from songstarter.checkpoint import Device
 from songstarter.errors import CheckpointError
+from songstarter.stages.cores import granted_cores
+from songstarter.stages.places import ONNXRUNTIME, Place
 
 PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Memory grows by what is asked, not to the next power of two. fp32 products stay fp32. Attention takes the kernels
@@ -25,18 +25,7 @@ OPTIONS: dict[Device, dict[str, str]] = {
 }
 CAPTURING: dict[Device, dict[str, str]] = {"cpu": {}, "cuda": {"enable_cuda_graph": "1"}}
 CUDA_LIBRARIES = Path("nvidia", "cu13", "lib")  # of pip's packages
-SHARED = "shared"  # an input [row, 2] int32 of decoders that are no graphs: see Conditioning.shared
 NOT_CAPTURED = -1  # a run's graph id: nothing is captured and nothing replayed
-
-
-@dataclass(frozen=True)
-class Place:
-    """A tensor at a fixed address: what a graph reads and writes without copying."""
-
-    device: Device
-    dtype: type[np.generic]
-    shape: tuple[int, ...]
-    address: int
 
 
 class DeviceArray:
@@ -67,34 +56,16 @@ class Block:
         self.place = Place(device, dtype, tuple(value.shape()), value.data_ptr())
 
 
-class InPlace(Protocol):
-    """A graph's computation on memory that stays where it is, whoever carries it out."""
-
-    computed_by: str
-    in_blocks: bool  # whether its keys and values lie in blocks: see kv_memory.py
-
-    @property
-    def inputs(self) -> tuple[str, ...]: ...
-
-    @property
-    def outputs(self) -> tuple[str, ...]: ...
-
-    def run_in_place(
-        self, feeds: Mapping[str, Array], places: Mapping[str, Place], results: Sequence[str]
-    ) -> list[Array]:
-        """Run with some inputs and outputs bound to ``places``; return ``results`` as arrays."""
-
-
 class Session:
     """One loaded graph on one device."""
 
-    computed_by = "onnxruntime"
+    computed_by = ONNXRUNTIME
     in_blocks = False
 
     def __init__(
         self, path: Path, *, device: Device = "cpu", threads: int = 0, captures: bool = False, spins: bool = True
     ) -> None:
-        """Load the graph; ``threads`` 0 takes every core. One that ``captures`` can be run as a CUDA graph.
+        """Load the graph; ``threads`` 0 takes every core that is granted. One that ``captures`` can be run as a CUDA graph.
 
         Where it ``spins``, threads that wait for work keep their cores: good for a decoder's many small operators, bad
         for whoever else needs the cores.
@@ -188,7 +159,7 @@ def providers() -> list[str]:
 
 def _open(path: Path, threads: int, spins: bool, provider: str, options: dict[str, str]) -> ort.InferenceSession:
     settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads
+    settings.intra_op_num_threads = threads or granted_cores() or 0  # 0: every core, by onnxruntime's own count
     settings.log_severity_level = 3
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
     try:

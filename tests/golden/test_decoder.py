@@ -13,7 +13,8 @@ from export.checkpoints import Loaded
 from export.decoder import form_of, shape_of, write_decoder
 from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint, Codec, Decoder, Text
-from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.stages.decoder import DecoderStage
+from songstarter.stages.filling import Prefix
 
 POSITIONS = 1024
 CHECKPOINTS = ["melody_checkpoint", "melody_mono_checkpoint", "text_checkpoint", "text_stereo_checkpoint"]

@@ -21,9 +21,10 @@ from songstarter.stages.buckets import open_kernels
 from songstarter.stages.cuda import chain, layout
 from songstarter.stages.cuda.compiler import CAPABILITIES, FOLDER, compile_kernels
 from songstarter.stages.cuda.libraries import Opener, open_library
-from songstarter.stages.decoder import GRAPH, Prefix
+from songstarter.stages.decoder import GRAPH
 from songstarter.stages.device_decoder import DeviceDecoder
 from songstarter.stages.dimensions import HEAD_SIZE
+from songstarter.stages.filling import Prefix
 from songstarter.stages.sampler import sample_slots
 from tests.golden.test_device_decoder import DRAWS, SLOTS, fill, filled, prefix_of, write
 

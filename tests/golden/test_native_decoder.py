@@ -25,8 +25,9 @@ from songstarter.stages.native.compile import DECODER
 from songstarter.stages.native.layout import Layout
 from songstarter.stages.native.processor import instruction_set, usable_instruction_sets
 from songstarter.stages.native_session import NativeSession, open_native
+from songstarter.stages.places import InPlace, Place
 from songstarter.stages.runtime import OnHost
-from songstarter.stages.session import InPlace, Place, Session
+from songstarter.stages.session import Session
 
 pytestmark = pytest.mark.skipif(instruction_set(DECODER) is None, reason="not compiled, or made for other processors")
 
@@ -64,7 +65,7 @@ class Setting:
         return {name: block.copy() for name, block in self.memory.items()}
 
     def native(self, threads: int = 2) -> NativeSession:
-        session = open_native(self.graph, threads=threads)
+        session = open_native(self.graph, threads=threads, text_places=TEXT_PLACES)
         assert session is not None
         return session
 
@@ -275,7 +276,7 @@ def test_every_instruction_set_gives_the_same_bits(setting: Setting) -> None:
     assert weights is not None
     layout = Layout.of(weights)
     assert layout is not None
-    usable = [NativeSession(layout, one, 2) for one in usable_instruction_sets(DECODER)]
+    usable = [NativeSession(layout, one, 2, TEXT_PLACES) for one in usable_instruction_sets(DECODER)]
     first, *others = [setting.run(session, setting.copy(), 0, HELD) for session in usable]
     for other in others:
         assert np.array_equal(first, other)
@@ -285,16 +286,17 @@ def test_it_runs_where_it_can_and_the_graph_elsewhere(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = OnHost(setting.graph.parent, "cpu", 1)
-    assert host.open_decoder(setting.graph, 64).computed_by.startswith("decoder.c")
-    assert host.open_decoder(setting.graph, 128).computed_by == "onnxruntime"  # heads it is not made for
+    assert host.open_decoder(setting.graph, 64, TEXT_PLACES).computed_by.startswith("decoder.c")
+    assert host.open_decoder(setting.graph, 128, TEXT_PLACES).computed_by == "onnxruntime"  # heads it is not made for
     (tmp_path / "cpuinfo").write_text("flags\t: fpu sse2\n")
     monkeypatch.setattr(processor, "CPU_FACTS", tmp_path / "cpuinfo")
-    assert host.open_decoder(setting.graph, 64).computed_by == "onnxruntime"
+    assert host.open_decoder(setting.graph, 64, TEXT_PLACES).computed_by == "onnxruntime"
 
 
 def test_other_precisions_run_their_graph(melody_checkpoint: Loaded, tmp_path: Path) -> None:
     setting = make_setting(melody_checkpoint, "fp32", tmp_path)
-    assert OnHost(setting.graph.parent, "cpu", 1).open_decoder(setting.graph, 64).computed_by == "onnxruntime"
+    host = OnHost(setting.graph.parent, "cpu", 1)
+    assert host.open_decoder(setting.graph, 64, TEXT_PLACES).computed_by == "onnxruntime"
 
 
 def test_without_a_compiler_installation_says_what_happens_and_goes_on(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.engine import Engine
 from songstarter.engine.take import Beginning, Chunk, ChunkSizes, Outcome, Take
 from songstarter.request import Sampling
-from songstarter.stages.decoder import DecoderStage, Prefix
+from songstarter.stages.decoder import DecoderStage
+from songstarter.stages.filling import Prefix
 from songstarter.windows import Window
 
 HIDDEN = 512

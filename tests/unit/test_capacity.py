@@ -14,9 +14,9 @@ from benchmarks.autoscaler import DOWN, UP, Autoscaler, Load, Rule, pods_for, ru
 from benchmarks.capacity import main
 from benchmarks.capacity_day import MAX_WAITING, SLOTS
 from benchmarks.capacity_rows import Wish, row_of
-from benchmarks.hardware import GPUS, MODELS, PRECISIONS, Gpu, Model, memory_of_slots
+from benchmarks.hardware import GPU_PRECISIONS, GPUS, MODELS, PRECISIONS, Gpu, Model, memory_of_slots
 from benchmarks.simulation import DAY, SHARES, Demand, Outcome, Pods, Simulation, arrivals, share_at, simulate
-from benchmarks.step_time import Measured, Predicted
+from benchmarks.step_time import Measured, Predicted, measured_in
 from songstarter.checkpoint import Checkpoint
 from songstarter.engine.order import OrderDesk
 from songstarter.metrics import KV_MEMORY
@@ -74,9 +74,9 @@ def test_8_bit_keys_and_values_halve_the_memory_of_a_song_and_leave_the_weights(
 def test_memory_is_counted_as_a_server_takes_it() -> None:
     # Two rows for each of 8 slots and 8 that keep beginnings, each with 235 + 256 + 1500 + 4 positions, in eights.
     assert predicted(GPUS["H200"]).memory_needed(8) == (2 * 8 + 8) * 2000 * 393_216
-    # A text is no prefix, but has keys and values of its own: fp32, 256 of them, for each slot's rows.
+    # A text is no prefix that could be kept; it has keys and values of its own: fp32, 256 of them, for each row.
     text = replace(predicted(GPUS["H200"]), shape=MODELS["small"])
-    assert text.memory_needed(4) == (2 * 4 + 8) * 1504 * 2 * 24 * 1024 * 2 + 2 * 4 * 256 * 2 * 24 * 1024 * 4
+    assert text.memory_needed(4) == 2 * 4 * 1504 * 2 * 24 * 1024 * 2 + 2 * 4 * 256 * 2 * 24 * 1024 * 4
 
 
 def test_a_real_decoder_takes_that_memory(embedded_repository: Path) -> None:
@@ -155,16 +155,67 @@ def test_what_lies_between_measurements_is_not_called_measured() -> None:
     assert found == {1: estimated, 2: measured, 3: estimated, 4: measured, 10: estimated, 16: measured}
 
 
-def test_what_was_measured_takes_the_place_of_its_prediction(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def measurement_of(gpu: str) -> str:
+    """What the decode benchmark writes of a GPU, by its driver's name for it."""
     cases = [
         {"songs": songs, "precision": "fp16", "take_seconds": take, "ours_ms_per_step": step}
         for songs, take, step in ((1, 8, 2.0), (1, 30, 2.5), (16, 8, 4.0), (16, 30, 7.0))
     ]
-    facts = {"gpu": "NVIDIA H200", "cpu": "any (avx2)", "cores": 16, "revision": "abc"}
-    found = {"benchmark": "decode", "machine": facts, "size": {"name": "large"}, "cases": cases}
-    (tmp_path / "h200.json").write_text(json.dumps(found))
+    facts = {"gpu": gpu, "cpu": "any (avx2)", "cores": 16, "revision": "abc"}
+    return json.dumps({"benchmark": "decode", "machine": facts, "size": {"name": "large"}, "cases": cases})
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("NVIDIA A100-SXM4-80GB", "A100-80"),
+        ("A100-SXM-80GB", "A100-80"),
+        ("NVIDIA A100 80GB PCIe", "A100-80"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA A10G", "A10G"),
+        ("NVIDIA L4", "L4"),
+    ],
+)
+def test_a_gpu_is_known_by_its_driver_s_name(driver: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "it.json").write_text(measurement_of(driver))
+    (found,) = measured_in(tmp_path, {})
+    assert (found.hardware, found.price) == (name, GPUS[name].price)
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [
+        "NVIDIA H100 PCIe",
+        "NVIDIA H100 NVL",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GH200 480GB",
+        "NVIDIA A100-SXM4-40GB",
+        "NVIDIA L40",
+        "NVIDIA A10",
+    ],
+)
+def test_a_gpu_that_is_like_one_of_ours_is_another_and_its_price_is_asked_for(driver: str, tmp_path: Path) -> None:
+    (tmp_path / "it.json").write_text(measurement_of(driver))
+    (found,) = measured_in(tmp_path, {driver: 2.5})
+    assert (found.hardware, found.price) == (driver, 2.5)
+    with pytest.raises(SystemExit, match=f"on '{driver}', whose price is not known: add --price '{driver}=USD'"):
+        measured_in(tmp_path, {})
+
+
+def test_only_precisions_that_a_gpu_can_be_exported_for_are_planned_with(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(GPU_PRECISIONS) <= set(PRECISIONS)
+    with pytest.raises(SystemExit) as end:
+        main(["--precision", "fp16,int8_kv8"])
+    assert end.value.code == 2
+    assert "no GPU plays int8_kv8; there are fp16, fp16_kv8" in capsys.readouterr().err
+
+
+def test_what_was_measured_takes_the_place_of_its_prediction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "h200.json").write_text(measurement_of("NVIDIA H200"))
     (tmp_path / "other.json").write_text(json.dumps({"benchmark": "serving"}))
     main(["--results", str(tmp_path), "--hardware", "H200", "--precision", "fp16", "--docs", str(tmp_path / "docs")])
     document = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -15,6 +15,7 @@
    once for each instruction set (compile.py); called by stages/native_codec_decoder.py. */
 
 #include "lstm.h"
+#include "sources.h"
 
 enum {
     REACH = 3,       /* codes that the first convolution sees on either side */

@@ -11,6 +11,7 @@
    several. Compiled once for each instruction set (compile.py); called by stages/native_codec_encoder.py. */
 
 #include "lstm.h"
+#include "sources.h"
 
 enum {
     REACH = 3,        /* columns that the first and the last convolution see on either side */

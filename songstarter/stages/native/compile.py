@@ -5,11 +5,13 @@ Installing the package does it too (``hatch_build.py``). It takes a C compiler; 
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -75,10 +77,20 @@ def compile_all() -> list[Path]:
     return libraries
 
 
+@cache
+def sources_digest() -> str:
+    """Of everything that is compiled and of how: a library of other sources expects other calls."""
+    together = hashlib.sha256(repr((FLAGS, [one.flags for one in INSTRUCTION_SETS])).encode())
+    for source in sorted(FOLDER.glob("*.[ch]")):
+        together.update(source.read_bytes())
+    return together.hexdigest()
+
+
 def _compile(compiler: str, program: str, instructions: InstructionSet) -> Path:
     library = instructions.library(program)
     fresh = library.with_suffix(".new")  # a library that is in use must not change
-    command = [compiler, *FLAGS, *instructions.flags, str(FOLDER / f"{program}.c"), "-o", str(fresh), "-lm"]
+    sources = f'-DSOURCES="{sources_digest()}"'
+    command = [compiler, *FLAGS, sources, *instructions.flags, str(FOLDER / f"{program}.c"), "-o", str(fresh), "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         library.unlink(missing_ok=True)  # of an older source

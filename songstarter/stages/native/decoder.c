@@ -15,6 +15,7 @@
 #include "byte_attention.h"
 #include "memory.h"
 #include "products.h"
+#include "sources.h"
 #include "team.h"
 
 typedef struct {

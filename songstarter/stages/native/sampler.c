@@ -7,6 +7,7 @@
 
 #include "memory.h"
 #include "philox.h"
+#include "sources.h"
 #include "vectors.h"
 
 enum { STRETCH = 64 }; /* tokens whose sum is looked at before they are looked at singly */
