@@ -3,6 +3,7 @@
 from songstarter_client.chunk import Chunk
 from songstarter_client.client import AsyncClient, Client
 from songstarter_client.errors import (
+    BrokenOff,
     Cancelled,
     DeadlinePassed,
     InvalidRequest,
@@ -19,6 +20,7 @@ from songstarter_client.song import Song
 
 __all__ = [
     "AsyncClient",
+    "BrokenOff",
     "Cancelled",
     "Chunk",
     "Client",

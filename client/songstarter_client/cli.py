@@ -18,7 +18,7 @@ from songstarter.errors import Description
 from songstarter.key import Key
 from songstarter_client import trust
 from songstarter_client.chunk import Chunk
-from songstarter_client.cli_stream import STDOUT, stream
+from songstarter_client.cli_stream import STDOUT, named_format, stream, with_named_format
 from songstarter_client.client import TIMEOUT, Client
 from songstarter_client.errors import InvalidRequest, SongstarterError, TimedOut, Unavailable
 from songstarter_client.fields import SENDABLE, Fields
@@ -41,7 +41,7 @@ exit codes:
   0    the files are written, their paths on stdout (or, with --stream -o -, the song itself)
   1    the server failed, or a file could not be written
   2    bad usage, or a request that is not allowed
-  3    no server, one that cannot take the request now, or --deadline has passed
+  3    no server, one that cannot take the request now or broke off, or --deadline has passed
   4    no answer within --timeout
   130  interrupted by Ctrl-C"""
 
@@ -94,7 +94,7 @@ def _configure_output(parser: argparse.ArgumentParser) -> None:
         "--stream",
         action="store_true",
         help="write the song while it is being made, one variation unless --num-outputs says more; DIR may be a file's"
-        " name with its ending, or - for stdout; what breaks off leaves what has come",
+        " name, whose ending says the format, or - for stdout; what breaks off leaves what has come",
     )
     output.add_argument(_flag(CHUNK_SECONDS), **_options(CHUNK_SECONDS))
     output.add_argument("--json", action="store_true", help="print one JSON document instead of the paths")
@@ -110,10 +110,19 @@ def _configure_server(parser: argparse.ArgumentParser) -> None:
         help="the server's gRPC address, or http://HOST:PORT; by TLS grpcs:// or https:// (default: %(default)s)",
     )
     server.add_argument(
-        "--timeout", metavar="S", type=float, default=TIMEOUT, help="seconds to wait (default: %(default)g)"
+        "--timeout",
+        metavar="S",
+        type=float,
+        default=TIMEOUT,
+        help="seconds to wait for the server, further tries and the pauses before them included (default: %(default)g)",
     )
     server.add_argument(
-        "--retries", metavar="N", type=int, default=0, help="further tries while the server is full (default: 0)"
+        "--retries",
+        metavar="N",
+        type=int,
+        default=0,
+        help="further tries while the server cannot take the request or nobody answers; none after the connection has"
+        " broken off, for the song may have begun (default: %(default)s)",
     )
     for field in HANDLING:
         server.add_argument(_flag(field), **_options(field))
@@ -154,6 +163,8 @@ def _default(field: Field) -> str:
 def _generate(args: argparse.Namespace) -> None:
     flags = (*FLAGS, CHUNK_SECONDS, *HANDLING)
     given = {field.name: value for field in flags if (value := getattr(args, field.name)) is not None}
+    if args.stream:
+        given = with_named_format(given, args.out)
     if args.json and args.out == STDOUT:
         raise InvalidRequest("--json", Description("-o -"), "a file or a folder for the song, or no --json")
     started = time.monotonic()
@@ -179,8 +190,8 @@ def _generate(args: argparse.Namespace) -> None:
 def _whole(client: Client, args: argparse.Namespace, given: Mapping[str, Any]) -> tuple[list[Path], Song]:
     if CHUNK_SECONDS.name in given:
         raise InvalidRequest(_flag(CHUNK_SECONDS), given[CHUNK_SECONDS.name], "nothing without --stream")
-    if args.out == STDOUT:
-        raise InvalidRequest("-o", Description("-"), "a folder without --stream")
+    if args.out == STDOUT or named_format(args.out):
+        raise InvalidRequest("-o", Description(args.out), "a folder without --stream")
     args.out.mkdir(parents=True, exist_ok=True)  # before the wait, so that a bad folder costs no song
     song = client.generate(args.prompt, **cast(Fields, given))
     return song.save(args.out), song

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from songstarter import contract
 from songstarter_client.chunk import Chunk
 from songstarter_client.client import Client
 from songstarter_client.errors import InvalidRequest
@@ -17,6 +18,7 @@ from songstarter_client.fields import StreamFields
 from songstarter_client.song import create_new, slug
 
 STDOUT = Path("-")
+ENDINGS = " or ".join(f".{audio_format}" for audio_format in contract.STREAM_FORMATS)
 
 
 class Outlet(Protocol):
@@ -71,6 +73,29 @@ class Files:
 def is_file(out: Path) -> bool:
     """Whether a stream goes to the one file of that name: it has an ending, and is no folder."""
     return bool(out.suffix) and not out.is_dir()
+
+
+def named_format(out: Path) -> str | None:
+    """The format that the ending of a file's name says, if it says one."""
+    ending = out.suffix.lower().removeprefix(".")
+    return ending if is_file(out) and ending in contract.STREAM_FORMATS else None
+
+
+def with_named_format(given: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """The given fields, with the format of the one file where they say none.
+
+    Raises:
+        InvalidRequest: they say one and its name another, or neither says any.
+    """
+    if not is_file(out):
+        return dict(given)
+    said, named = given.get("output_format"), named_format(out)
+    if said is None and named is None:
+        allowed = f"a folder that exists, or a file's name ending in {ENDINGS} or beside --output-format"
+        raise InvalidRequest("-o", str(out), allowed)
+    if said and named and said != named:
+        raise InvalidRequest("output_format", said, f"{named}, the ending of -o {out.name}")
+    return {**given, "output_format": said or named}
 
 
 def stream(client: Client, args: argparse.Namespace, given: Mapping[str, Any]) -> tuple[list[Path], Chunk]:

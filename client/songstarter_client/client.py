@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import time
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Self, TypeVar, Unpack
@@ -14,7 +15,7 @@ from songstarter import contract
 from songstarter.key import Key
 from songstarter_client.address import DEFAULT_HOST, Protocol, parse_address
 from songstarter_client.chunk import Chunk
-from songstarter_client.errors import DeadlinePassed, NoServer, TimedOut, Unavailable, of_request
+from songstarter_client.errors import BrokenOff, DeadlinePassed, NoServer, TimedOut, Unavailable, of_request
 from songstarter_client.fields import Fields, StreamFields
 from songstarter_client.loop_thread import LoopThread
 from songstarter_client.outgoing import Outgoing
@@ -35,9 +36,10 @@ class AsyncClient:
     """Makes songs on a Songstarter server, from one event loop.
 
     url is HOST[:PORT] or a URL whose scheme, grpc:// or http://, or by TLS grpcs:// or https://, is the
-    protocol; gRPC if neither says. timeout: seconds for a whole request, further tries included. retries: how
-    often a request is sent again when the server cannot take it now. key: the server's, where it asks for one.
-    ca_file: for TLS, the certificates of who signs the server's, where the usual ones do not.
+    protocol; gRPC if neither says. timeout: seconds for a whole request, further tries and the pauses before them
+    included. retries: how often a request is sent again when the server cannot take it now or nobody answers; one
+    that was broken off is not, for its song may have begun. key: the server's, where it asks for one. ca_file: for
+    TLS, the certificates of who signs the server's, where the usual ones do not.
     """
 
     def __init__(
@@ -76,21 +78,24 @@ class AsyncClient:
     ) -> AsyncGenerator[Chunk, None]:
         """Ask for a song and get it in chunks while it is being made; closed early, the server stops its work.
 
-        timeout: seconds that are waited for the server in all; what the caller does between two chunks does not
-        count. A server that has fallen silent is given up sooner: a living one sends a message twice a second.
+        timeout: seconds that are waited for the server in all, pauses between tries included; what the caller does
+        between two chunks does not count. A server that has fallen silent is given up sooner: a living one sends a
+        message twice a second.
         """
         outgoing = Outgoing.of(prompt, fields, contract.STREAM_FIELDS)
         waiting = Waiting(self.address, self.timeout if timeout is None else timeout)
         missing = fields.get("num_outputs") or 1
         with of_request(outgoing.request_id):
-            chunk, chunks = await self._persistently(lambda: begun(self._connected().stream(outgoing), waiting))
+            chunk, chunks = await self._persistently(
+                lambda: begun(self._connected().stream(outgoing), waiting), waiting.pause
+            )
             async with aclosing(chunks):
                 while chunk is not None:
                     missing -= chunk.last
                     yield chunk
                     chunk = await waiting.for_next(chunks)
             if missing:
-                raise Unavailable(f"the server at {self.address} ended the stream before the song was complete")
+                raise BrokenOff(f"the server at {self.address} ended the stream before the song was complete")
 
     async def ready(self) -> bool:
         """Whether Triton says that the songstarter model is loaded; it goes on saying so if its process dies."""
@@ -129,14 +134,16 @@ class AsyncClient:
             self._transport = connect(self.address, self._key, self._trust)
         return self._transport
 
-    async def _persistently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        for pause in _pauses(self.retries):
+    async def _persistently(
+        self, attempt: Callable[[], Awaitable[T]], pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> T:
+        for seconds in _pauses(self.retries):
             try:
                 return await attempt()
-            except DeadlinePassed:
+            except (BrokenOff, DeadlinePassed):
                 raise
             except Unavailable:
-                await asyncio.sleep(pause)
+                await pause(seconds)
         return await attempt()
 
     @asynccontextmanager
@@ -151,7 +158,10 @@ class AsyncClient:
 
 
 class Client:
-    """Makes songs on a Songstarter server; several threads may share one. Its arguments are AsyncClient's."""
+    """Makes songs on a Songstarter server; several threads may share one. Its arguments are AsyncClient's.
+
+    One that is dropped without being closed closes itself.
+    """
 
     def __init__(
         self,
@@ -164,7 +174,9 @@ class Client:
         ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._client = AsyncClient(url, protocol=protocol, timeout=timeout, retries=retries, key=key, ca_file=ca_file)
+        self._streams: set[AsyncGenerator[Chunk, None]] = set()  # that have begun and not ended
         self._loop = LoopThread()
+        weakref.finalize(self, _abandon, self._loop, self._client, self._streams)
 
     def generate(self, prompt: str | None = None, *, timeout: float | None = None, **fields: Unpack[Fields]) -> Song:
         """Ask for a song and wait for it; fields are those of the contract, what is left out is the server's."""
@@ -175,12 +187,14 @@ class Client:
     ) -> Generator[Chunk, None, None]:
         """Ask for a song and get it in chunks while it is being made, as AsyncClient does."""
         chunks = self._client.stream(prompt, timeout=timeout, **fields)
+        self._streams.add(chunks)
         try:
             while (chunk := self._loop.run(next_or_none(chunks))) is not None:
                 yield chunk
         finally:
             if self._loop.running:
                 self._loop.run(closed(chunks))
+                self._streams.discard(chunks)
 
     def ready(self) -> bool:
         """Whether Triton says that the songstarter model is loaded; it goes on saying so if its process dies."""
@@ -192,8 +206,7 @@ class Client:
 
     def close(self) -> None:
         """End the connection; the client cannot be used afterwards."""
-        if self._loop.running:
-            self._loop.stop(self._client.close())
+        self._loop.stop(_close_all(self._client, self._streams))
 
     def __enter__(self) -> Self:
         return self
@@ -203,6 +216,17 @@ class Client:
 
 
 _OUTPUT_FORMAT = next(str(field.default) for field in contract.FIELDS if field.name == "output_format")
+
+
+def _abandon(loop: LoopThread, client: AsyncClient, streams: set[AsyncGenerator[Chunk, None]]) -> None:
+    loop.abandon(_close_all(client, streams))
+
+
+async def _close_all(client: AsyncClient, streams: set[AsyncGenerator[Chunk, None]]) -> None:
+    """Each stream before the connection that it uses."""
+    while streams:
+        await closed(streams.pop())
+    await client.close()
 
 
 def _pauses(retries: int) -> Iterator[float]:

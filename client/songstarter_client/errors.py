@@ -5,6 +5,7 @@ SongstarterError
 │   └── RefusedRequest     ... and it was the server that said so
 ├── Unavailable            the server cannot take the request now; trying again may help
 │   ├── NoServer           nothing answers at the address, or no songstarter model does
+│   ├── BrokenOff          the connection ended or the server fell silent, and the song may have begun
 │   └── DeadlinePassed     the deadline that came with the request has passed, and the server gave it up
 ├── UntrustedServer        its certificate is another host's, or signed by nobody who is trusted
 ├── RefusedKey             the server asks for a key, and got none or another one
@@ -25,6 +26,7 @@ from songstarter.errors import Cancelled, InvalidRequest, SongstarterError, Unav
 from songstarter_client.address import Address
 
 __all__ = [
+    "BrokenOff",
     "Cancelled",
     "DeadlinePassed",
     "InvalidRequest",
@@ -66,6 +68,14 @@ class NoServer(Unavailable):
     def of_another_protocol(cls, address: Address) -> NoServer:
         wanted, other = ("gRPC", "HTTP") if address.protocol == "grpc" else ("HTTP", "gRPC")
         return cls(f"what answers at {address} does not speak {wanted}; is it a server's {other} port?")
+
+
+class BrokenOff(Unavailable):
+    """The server has stopped answering, but may go on working: the same request again would begin a second song."""
+
+    @classmethod
+    def unanswered(cls, address: Address) -> BrokenOff:
+        return cls(f"the server at {address} ended the connection before it had answered")
 
 
 class DeadlinePassed(Unavailable):

@@ -14,10 +14,10 @@ from songstarter import contract
 from songstarter.key import Key
 from songstarter_client.address import Address
 from songstarter_client.errors import (
+    BrokenOff,
     NoServer,
     RefusedKey,
     SongstarterError,
-    Unavailable,
     UntrustedServer,
     of_code,
     of_stream,
@@ -96,7 +96,7 @@ def _explained(address: Address, failure: Exception) -> SongstarterError:
     if code == "UNAVAILABLE" and message.startswith(UNREACHED):
         return next(reason(address) for words, reason in REASONS if any(word in message for word in words))
     if code == "UNAVAILABLE" and message.startswith(BROKEN_OFF):
-        return Unavailable(f"the server at {address} ended the connection before it had answered")
+        return BrokenOff.unanswered(address)
     if code == "UNAVAILABLE" and message.startswith(RESTRICTED):
         return RefusedKey.by(address)
     return of_code(code, message)

@@ -18,10 +18,10 @@ from songstarter import contract
 from songstarter.key import Key
 from songstarter_client.address import Address
 from songstarter_client.errors import (
+    BrokenOff,
     NoServer,
     RefusedKey,
     SongstarterError,
-    Unavailable,
     UntrustedServer,
     of_code,
     of_stream,
@@ -115,4 +115,4 @@ def _explained(address: Address, failure: Exception) -> SongstarterError:
     for kind, reason in REASONS:
         if isinstance(failure, kind):
             return reason(address)
-    return Unavailable(f"the server at {address} ended the connection before it had answered")
+    return BrokenOff.unanswered(address)

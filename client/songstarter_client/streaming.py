@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from songstarter_client.address import Address
 from songstarter_client.chunk import Chunk
-from songstarter_client.errors import TimedOut, Unavailable
+from songstarter_client.errors import BrokenOff, TimedOut
 
 SILENCE = 30.0  # seconds; audio that comes with a request may take some to be understood, all else is told at once
 CLOSE_TRIES, CLOSE_INTERVAL = 500, 0.01
@@ -30,7 +30,7 @@ class Waiting:
 
         Raises:
             TimedOut: the time is up.
-            Unavailable: the server has fallen silent.
+            BrokenOff: the server has fallen silent.
         """
         began, allowed = time.monotonic(), self.seconds
         try:
@@ -38,10 +38,20 @@ class Waiting:
                 return await anext(chunks, None)
         except TimeoutError:
             if allowed > SILENCE:
-                raise Unavailable(f"the server at {self.address} has fallen silent for {SILENCE:g} s") from None
-            raise TimedOut(f"{self.address} gave no answer within the time allowed") from None
+                raise BrokenOff(f"the server at {self.address} has fallen silent for {SILENCE:g} s") from None
+            raise self._timed_out() from None
         finally:
             self.seconds -= time.monotonic() - began
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before a further try; TimedOut if no time is left for one."""
+        await asyncio.sleep(min(seconds, self.seconds))
+        self.seconds -= seconds
+        if self.seconds <= 0:
+            raise self._timed_out()
+
+    def _timed_out(self) -> TimedOut:
+        return TimedOut(f"{self.address} gave no answer within the time allowed")
 
 
 async def begun(

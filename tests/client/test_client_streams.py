@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from triton_for_client import Addresses
 from songstarter import contract
 from songstarter_client import (
     AsyncClient,
+    BrokenOff,
     Chunk,
     Client,
     InvalidRequest,
@@ -28,6 +30,7 @@ from songstarter_client import (
     Unavailable,
     streaming,
 )
+from songstarter_client.cli_stream import with_named_format
 from songstarter_client.errors import of_stream
 from songstarter_client.fields import StreamFields, StreamFormat
 from songstarter_client.outgoing import HANDLING
@@ -61,7 +64,7 @@ class TestStreams:
             next(chunks)
 
     def test_a_stream_that_ends_too_soon_is_not_taken_for_a_song(self, client: Client) -> None:
-        with pytest.raises(Unavailable, match="ended the stream before the song was complete"):
+        with pytest.raises(BrokenOff, match="ended the stream before the song was complete"):
             list(client.stream("short"))
 
     def test_a_full_server_is_asked_again_before_the_first_chunk(self, url: str) -> None:
@@ -82,7 +85,7 @@ class TestStreams:
 
     def test_a_server_that_falls_silent_is_given_up(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(streaming, "SILENCE", 0.5)
-        with pytest.raises(Unavailable, match=r"has fallen silent for 0\.5 s"):
+        with pytest.raises(BrokenOff, match=r"has fallen silent for 0\.5 s"):
             list(client.stream("silent"))
 
     def test_a_closed_stream_is_cancelled_at_the_server(self, client: Client) -> None:
@@ -145,6 +148,20 @@ class TestStreams:
             assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, expected, "")
             assert all((tmp_path / path).read_bytes() == b"RIFF\x00\xff\n\nend" for path in expected)
 
+    def test_the_ending_of_a_file_s_name_is_its_format(self, url: str, tmp_path: Path) -> None:
+        for arguments, expected in (
+            (["-o", "song.mp3"], "mp3"),
+            (["-o", "song.PCM"], "pcm"),
+            (["-o", "song.wav", "--output-format", "wav"], "wav"),
+            (["-o", "song.raw", "--output-format", "pcm"], "pcm"),
+            (["-o", "songs"], None),
+        ):
+            command = [*COMMAND, "which format?", "--stream", "--json", *arguments, "--url", url]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path, check=True)
+            document = json.loads(done.stdout)
+            assert (document["format"], document["request"].get("output_format")) == (expected or "wav", expected)
+            assert (tmp_path / document["files"][0]).read_bytes() == (expected or "none").encode()
+
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_where_nobody_answers_there_is_no_server(protocol: str) -> None:
@@ -167,14 +184,44 @@ def test_the_wrong_port_is_named(triton: Addresses) -> None:
         (["--chunk-seconds", "1"], "--chunk-seconds: found 1, allowed is nothing without --stream"),
         (["-o", "-"], "-o: found -, allowed is a folder without --stream"),
         (["--stream", "-o", "-", "--num-outputs", "2"], "num_outputs: found 2, allowed is 1, or -o with the name"),
+        (["-o", "song.mp3"], "-o: found song.mp3, allowed is a folder without --stream"),
+        (
+            ["--stream", "-o", "song.mp3", "--output-format", "wav"],
+            "output_format: found 'wav', allowed is mp3, the ending of -o song.mp3",
+        ),
+        (
+            ["--stream", "-o", "song.ogg"],
+            "-o: found 'song.ogg', allowed is a folder that exists, or a file's name ending in .wav or .mp3 or .pcm",
+        ),
         (["--stream", "-o", "-", "--json"], "--json: found -o -, allowed is a file or a folder"),
     ],
 )
-def test_bad_usage_is_said_before_anything_is_sent(arguments: list[str], said: str) -> None:
+def test_bad_usage_is_said_before_anything_is_sent(arguments: list[str], said: str, tmp_path: Path) -> None:
     command = [*COMMAND, "x", *arguments, "--url", "127.0.0.1:1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("out", "said", "expected"),
+    [
+        ("song.mp3", {}, {"output_format": "mp3"}),
+        ("new/song.WAV", {"seed": 1}, {"seed": 1, "output_format": "wav"}),
+        ("song.mp3", {"output_format": "mp3"}, {"output_format": "mp3"}),
+        ("song.raw", {"output_format": "pcm"}, {"output_format": "pcm"}),
+        ("songs", {"seed": 1}, {"seed": 1}),
+        ("folder.mp3", {}, {}),
+        ("-", {}, {}),
+    ],
+)
+def test_a_file_s_name_says_the_format_where_nothing_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, said: dict[str, object], expected: dict[str, object]
+) -> None:
+    (tmp_path / "folder.mp3").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert with_named_format(said, Path(out)) == expected
 
 
 def test_the_typed_fields_are_the_contracts() -> None:

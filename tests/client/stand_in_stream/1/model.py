@@ -1,5 +1,6 @@
 """A stand-in for the streaming model, for the client's own tests: three chunks, or what the prompt asks for."""
 
+import base64
 import threading
 import time
 
@@ -26,6 +27,9 @@ class TritonPythonModel:
         if refusal := self._refusal(prompt):
             return self._fail(sender, refusal)
         begin, middle, end = AUDIO[values.get("output_encoding", b"base64").decode()]
+        if prompt == "which format?":
+            sender.send(self._message(self._format(values), 0, 3.0, values, last=True))
+            return sender.send(flags=FINAL)
         variations = range(values.get("num_outputs", 1))
         for variation in variations:
             sender.send(self._message(begin, variation, 1.0, values))
@@ -36,6 +40,10 @@ class TritonPythonModel:
             if prompt != "short":
                 sender.send(self._message(end, variation, 3.0, values, last=True))
         return sender.send(flags=FINAL)
+
+    def _format(self, values):
+        said = values.get("output_format", b"none")
+        return said if values.get("output_encoding") == b"raw" else base64.b64encode(said)
 
     def _refusal(self, prompt):
         self.attempts += prompt == "busy twice"
