@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import numbers, words
 from benchmarks.autoscaler import CHART_VALUES, rule_of_chart
 from benchmarks.capacity_day import SLOTS, START_SECONDS, Day, Fleet, fleets
 from benchmarks.capacity_page import Page, day_in_short, day_table, in_words, rows_in_full
 from benchmarks.capacity_picture import picture
 from benchmarks.capacity_rows import Row, Wish, rows, too_many
-from benchmarks.hardware import GPUS, MODELS, PRECISIONS
+from benchmarks.hardware import GPU_PRECISIONS, GPUS, MODELS, PRECISIONS
 from benchmarks.step_time import LONGEST_TAKE, Predicted, StepTimes, measured_in
 
 RESULTS = Path(__file__).parent / "results"
@@ -174,9 +175,9 @@ def _machine(machines: Sequence[StepTimes], parsed: argparse.Namespace) -> StepT
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.capacity", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="stereo-melody-large")
-    parser.add_argument("--precision", type=_words, default=["fp16", "fp16_kv8"], help=f"of {','.join(PRECISIONS)}")
-    parser.add_argument("--songs", type=_numbers, default=[1, 4, 8, 16, 32, 64], help="songs at once")
-    parser.add_argument("--takes", type=_numbers, default=[8, 30], help="lengths of takes in the table, seconds")
+    parser.add_argument("--precision", type=words, default=GPU_PRECISIONS, help=f"of {','.join(GPU_PRECISIONS)}")
+    parser.add_argument("--songs", type=numbers, default=[1, 4, 8, 16, 32, 64], help="songs at once")
+    parser.add_argument("--takes", type=numbers, default=[8, 30], help="lengths of takes in the table, seconds")
     parser.add_argument("--demand", type=float, default=1200, help="requests per hour at the busiest")
     parser.add_argument("--variations", type=int, default=4, help="songs in each request")
     parser.add_argument("--take", type=int, default=30, help="length of the requested songs, seconds")
@@ -207,8 +208,8 @@ def _without_files(arguments: Sequence[str]) -> list[str]:
 
 
 def _check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-    if unknown := set(parsed.precision) - set(PRECISIONS):
-        parser.error(f"no precision {', '.join(sorted(unknown))}; there are {', '.join(PRECISIONS)}")
+    if unknown := set(parsed.precision) - set(GPU_PRECISIONS):
+        parser.error(f"no GPU plays {', '.join(sorted(unknown))}; there are {', '.join(GPU_PRECISIONS)}")
     positive = ("demand", "variations", "take", "utilisation", "efficiency", "slots")
     if parsed.take > LONGEST_TAKE:
         parser.error(f"take is {parsed.take} s; the planner knows one window, at most {LONGEST_TAKE} s")
@@ -222,14 +223,6 @@ def _price(text: str) -> tuple[str, float]:
         return name, float(usd)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not HARDWARE=USD, as in L4=0.70") from None
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(word) for word in _words(text)]
 
 
 if __name__ == "__main__":

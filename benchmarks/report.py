@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from benchmarks.columns import aligned
 from benchmarks.quality import Quality
 from benchmarks.roofline import Traffic, milliseconds
 from benchmarks.shapes import MELODY_FRAMES, PREFIX, last_context
@@ -60,13 +61,13 @@ def prediction(questions: Sequence[Question], traffic: dict[str, Traffic], bandw
         least = milliseconds(size, bandwidth)
         figures = (weights / 1e6, (size - weights) / 1e6, least, least / GOOD_SHARE)
         rows.append([*map(str, asdict(question).values()), *(f"{figure:.1f}" for figure in figures)])
-    return _table(rows)
+    return aligned(rows)
 
 
 def table(cases: Sequence[Case]) -> str:
     """One line for each case, bytes and rounds left out."""
     names = [field.name for field in fields(Case) if not field.name.endswith(("bytes_per_step", "by_round"))]
-    return _table([names, *([_word(getattr(case, name)) for name in names] for case in cases)])
+    return aligned([names, *([_word(getattr(case, name)) for name in names] for case in cases)])
 
 
 def quality_lines(quality: dict[str, Quality]) -> str:
@@ -86,8 +87,3 @@ def _word(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True)) for row in rows)

@@ -143,20 +143,27 @@ def _measured(file: str, document: dict[str, Any], prices: dict[str, float]) -> 
     facts = document["machine"]
     hardware = _hardware(facts)
     source = f"{file}, revision {facts['revision']}"
-    example = GPUS[hardware].price if hardware in GPUS else CORE_PRICE * facts["cores"]
+    price = prices[hardware] if hardware in prices else _example_price(hardware, facts)
     for precision in dict.fromkeys(case["precision"] for case in document["cases"]):
         steps: dict[int, dict[int, float]] = {}
         for case in (case for case in document["cases"] if case["precision"] == precision):
             steps.setdefault(case["take_seconds"], {})[case["songs"]] = case["ours_ms_per_step"]
-        price = prices.get(hardware, example)
         yield Measured(hardware, _model(document["size"]), precision, source, price, steps)
 
 
 def _hardware(facts: dict[str, Any]) -> str:
     """A GPU by the name it has here, or the processor and its cores."""
     if gpu := facts.get("gpu"):
-        return next((name for name in GPUS if name.split()[0] in gpu), gpu)
+        return next((name for name, known in GPUS.items() if known.is_called(gpu)), gpu)
     return f"{facts['cores']} cores {facts['cpu'].split(' (')[0]}"
+
+
+def _example_price(hardware: str, facts: dict[str, Any]) -> float:
+    if hardware in GPUS:
+        return GPUS[hardware].price
+    if "gpu" in facts:
+        raise SystemExit(f"times were measured on {hardware!r}, whose price is not known: add --price '{hardware}=USD'")
+    return CORE_PRICE * facts["cores"]
 
 
 def _model(size: dict[str, Any]) -> str:

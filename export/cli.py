@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
+from export.naming import name_of
 from songstarter.checkpoint import Checkpoint, Device, Precision
 from songstarter.digests import require_unaltered
 from songstarter.errors import CheckpointError
@@ -28,7 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the decoder's weights")
     parser.add_argument("--device", choices=get_args(Device), default="cpu", help="what the decoder will run on")
     parser.add_argument(
-        "--if-needed", action="store_true", help="leave an export that stands there whole, in this precision and device"
+        "--if-needed",
+        action="store_true",
+        help="leave this checkpoint's export that stands there whole, in this precision and for this device, "
+        "and refuse to replace another checkpoint's",
     )
     parser.add_argument("--text-encoder", metavar="FOLDER", help="stands in for the t5-base that a checkpoint names")
     parser.add_argument("--codec", metavar="FOLDER", help="stands in for the codec that a checkpoint names")
@@ -36,8 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and print how far each graph is from its torch module; what goes wrong is raised."""
-    if args.if_needed and stands(args.into, args.precision, args.device):
-        print(f"{args.into} has an export in {args.precision} for {args.device} already, whole: nothing to do")
+    if args.if_needed and _stands(args):
+        print(
+            f"{args.into} has an export of {args.checkpoint} in {args.precision} for {args.device} already, whole: "
+            "nothing to do"
+        )
         return 0
     with step("start torch"):
         from transformers.utils import logging
@@ -52,14 +59,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def stands(repository: Path, precision: Precision, device: Device) -> bool:
-    """Whether an export in this form is there, every file of it as it was written."""
+def _stands(args: argparse.Namespace) -> bool:
+    if args.text_encoder or args.codec:
+        raise CheckpointError(
+            "found --if-needed with --text-encoder or --codec, and an export does not say what stood in for its parts: "
+            "leave --if-needed out"
+        )
+    return stands(args.into, args.checkpoint, args.precision, args.device)
+
+
+def stands(repository: Path, source: str, precision: Precision, device: Device) -> bool:
+    """Whether this checkpoint's export in this form is there, every file of it as it was written.
+
+    Raises:
+        CheckpointError: another checkpoint's export is there, whole or not.
+    """
     try:
-        checkpoint = Checkpoint.read(repository)
+        found = Checkpoint.read(repository)
+    except CheckpointError:
+        return False
+    if found.name != (name := name_of(source)):
+        raise CheckpointError(
+            f"{repository} holds an export of {found.name}, not of {name}: name another folder with --into, or leave "
+            "--if-needed out to replace it"
+        )
+    return (found.decoder.precision, found.decoder.device) == (precision, device) and _unaltered(repository, found)
+
+
+def _unaltered(repository: Path, checkpoint: Checkpoint) -> bool:
+    try:
         require_unaltered(repository, checkpoint.digests)
     except CheckpointError:
         return False
-    return (checkpoint.decoder.precision, checkpoint.decoder.device) == (precision, device)
+    return True
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from songstarter.waveform import Samples, Waveform
 
 READABLE = "a wav, flac, mp3 or ogg file"
 CONTAINERS = frozenset({"WAV", "WAVEX", "RF64", "FLAC", "MP3", "OGG"})
-# Known before libsndfile looks, so that its parsers of thirty rarer formats never see a caller's bytes.
+# Known before libsndfile looks, so that its parsers of thirty rarer formats never see a caller's bytes, and before
+# anybody looks for a URL: a wav of certain sizes begins with RIFF://.
 SIGNATURES = (
     *(b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3"),
     *(bytes((0xFF, second)) for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2)),  # MPEG layer III
@@ -52,10 +53,10 @@ def file_bytes(data: bytes, *, max_bytes: int, field: str = "input_audio") -> by
     Raises:
         InvalidRequest: it is a URL, a broken data URI, or more than max_bytes once decoded.
     """
-    if URL.match(data):
-        raise InvalidRequest(field, Description("a URL"), f"{READABLE} or a data URI; URLs are not fetched")
     header = DATA_URI.match(data)
     if header is None:
+        if URL.match(data) and not data.startswith(SIGNATURES):
+            raise InvalidRequest(field, Description("a URL"), f"{READABLE} or a data URI; URLs are not fetched")
         _check_size(len(data), max_bytes, field)
         return data
     if not header[1].lower().endswith(b";base64"):

@@ -13,7 +13,9 @@ from typing import Any, Literal
 from songstarter.array import Array
 from songstarter.errors import Description, InvalidRequest
 
-CANARY_ID = "songstarter-canary"  # of a request by which somebody sees that a model lives: nobody's own
+# A request by which somebody sees that a public model lives: nobody's own, and refused before anything is done for it.
+CANARY_ID = "songstarter-canary"
+CANARY_INPUTS: Mapping[str, float] = {"duration": -1.0}
 
 Datatype = Literal["STRING", "FP32", "INT32", "INT64", "BOOL"]
 Plain = str | bytes | float | int | bool

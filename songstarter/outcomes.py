@@ -1,4 +1,4 @@
-"""One word for each way in which a request, an order or a take can end without being done, in metrics and in the log."""
+"""One word for each way in which a request, an order or a take ends without being done, in metrics and in the log."""
 
 from __future__ import annotations
 

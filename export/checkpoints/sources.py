@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from export.checkpoints.audiocraft import LANGUAGE_MODEL_FILE, load_audiocraft
 from export.checkpoints.hub import file_of
 from export.checkpoints.loaded import Loaded
 from export.checkpoints.transformers_folder import load_transformers
+from export.naming import name_of
 from songstarter.errors import UnknownCheckpoint
 from songstarter.shipped import shipped
 
 EMBEDDED = "embedded"
-
-
-def name_of(source: str) -> str:
-    """What a checkpoint is called: its id, or its folder's name without the way there."""
-    folder = Path(source).expanduser()
-    return folder.resolve().name if folder.is_dir() else source
 
 
 def load(source: str, *, text_encoder: str | None = None, codec: str | None = None) -> Loaded:

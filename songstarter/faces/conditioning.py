@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from songstarter.array import Array
 from songstarter.audio_file import file_bytes, read
-from songstarter.checkpoint import Checkpoint, Melody
+from songstarter.checkpoint import TOKENIZER, Checkpoint, Melody
 from songstarter.contract import CODEC_ENCODER, MELODY_ENCODER, TEXT_ENCODER
 from songstarter.errors import CheckpointError, Description, InvalidRequest
 from songstarter.faces.stages import Stages
@@ -29,7 +29,6 @@ from songstarter.resample import resample
 from songstarter.waveform import Samples, Waveform
 from songstarter.windows import windows_of
 
-TOKENIZER = Path("songstarter/1/tokenizer.json")
 FILES_AT_ONCE = 2  # that are decoded: each may take half a gigabyte for a moment
 MAX_AUDIO_BYTES = 32 * 2**20
 

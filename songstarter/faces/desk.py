@@ -58,6 +58,7 @@ class RequestDesk:
         try:
             self._admission.enter()  # before anything else: who is refused must cost next to nothing
             values = self._read(read)
+            visit.came_with(values)
         except Exception as error:
             self._close(visit, reply, error)
         else:

@@ -15,8 +15,6 @@ from songstarter.faces.desk import Answering, Replying, RequestDesk
 from songstarter.faces.triton import TritonStages, origin_of, settings_of, values_of
 from songstarter.publisher import Publisher
 
-SETTINGS = ("max_requests", "max_duration", "max_audio_seconds", "codec_calls")
-
 
 class PublicModel:
     """Hands requests to the desk and returns, so that one instance holds many at once.
@@ -31,7 +29,7 @@ class PublicModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         self._stages = stages = TritonStages(self.pb_utils)
         try:
-            settings = settings_of(args, SETTINGS)
+            settings = settings_of(args)
             limit = int(settings.pop("max_requests"))
             face = type(self).face(Path(args["model_repository"]).parent, stages, **settings)
         except SongstarterError as error:

@@ -6,19 +6,20 @@ Answers to callers, and calls of the other models.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from songstarter.checkpoint import Checkpoint
 from songstarter.contract import CANCEL, DECODER, INNER_OUTPUTS, plain_values
 from songstarter.errors import CheckpointError
 from songstarter.faces.finished_calls import FinishedCalls
 from songstarter.faces.replies import from_inner_wire, to_inner_wire, to_wire
 from songstarter.faces.stages import Tensors
 from songstarter.faces.visits import current
-from songstarter.settings import of_this_process
+from songstarter.settings import PARAMETERS, of_this_process
 
 
 class TritonStages:
@@ -124,33 +125,30 @@ def origin_of(request: Any) -> dict[str, Any]:
     return {"request_id": request.request_id(), "trace_context": request.trace().get_context()}
 
 
-def settings_of(args: Mapping[str, str], known: Collection[str]) -> dict[str, float]:
+def settings_of(args: Mapping[str, str]) -> dict[str, float]:
     """The parameters of a model, numbers all: of its ``config.pbtxt``, and in their place what ``--set`` says.
 
     Those in capitals are Triton's own.
 
     Raises:
-        CheckpointError: one of them is not ``known``, or no number.
+        CheckpointError: one of them is not known, or not allowed, by ``settings.PARAMETERS``; or there is no manifest.
     """
-    stated = json.loads(args["model_config"])["parameters"]
-    changed = of_this_process(args["model_name"])
+    model = args["model_name"]
+    device = Checkpoint.read(Path(args["model_repository"]).parent).decoder.device
+    stated = {name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()}
+    changed = of_this_process(model)
     settings = {}
-    for name, text in ({name: value["string_value"] for name, value in stated.items()} | changed).items():
+    for name, text in (stated | changed).items():
         if name.isupper():
             continue
-        settings[name] = _number(text)
-        if name not in known or not math.isfinite(settings[name]):
+        parameter = PARAMETERS[model].get(name)
+        number = parameter.read(text, device) if parameter else None
+        if number is None:
             place = "--set" if name in changed else "config.pbtxt"
-            found = f"the parameter {name} = {text!r} in {place} of {args['model_name']}"
-            raise CheckpointError(f"found {found}; expected numbers for some of {', '.join(known)}")
+            expected = parameter.allowed(device) if parameter else f"one of {', '.join(PARAMETERS[model])}"
+            raise CheckpointError(f"found {name} = {text!r} in {place} of {model}; expected is {expected}")
+        settings[name] = number
     return settings
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def response_of(pb_utils: Any, outputs: Tensors, wanted: Collection[str]) -> Any:

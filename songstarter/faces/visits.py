@@ -7,14 +7,15 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from songstarter import event_log
-from songstarter.contract import CANARY_ID
-from songstarter.errors import Cancelled, DeadlineExceeded, InvalidRequest, SongstarterError, Unavailable
+from songstarter.contract import CANARY_ID, CANARY_INPUTS
+from songstarter.errors import DeadlineExceeded, InvalidRequest, SongstarterError, Unavailable
 from songstarter.metrics import (
     AUDIO_SECONDS,
     CANARY,
@@ -26,15 +27,10 @@ from songstarter.metrics import (
     Series,
     by_outcome,
 )
+from songstarter.outcomes import undone_by
 from songstarter.request import USUAL_PRIORITY, Request
 
 UNTOLD = 65_536  # observations that are kept while nobody collects them
-OUTCOMES: dict[type[Exception], str] = {
-    InvalidRequest: "invalid",
-    Unavailable: "unavailable",
-    Cancelled: "cancelled",
-    DeadlineExceeded: "cancelled",
-}
 
 
 @dataclass(eq=False)
@@ -50,6 +46,7 @@ class Visit:
     order: str | None = None  # the name of its order, once the decoder may have it
     stopped: SongstarterError | None = None  # why its work shall end before it is done
     awaited: set[threading.Event] = field(default_factory=set, repr=False)  # what its threads wait for
+    asks_as_canary: bool | None = None  # None: it was not read
 
     @property
     def trace_id(self) -> str | None:
@@ -63,6 +60,9 @@ class Visit:
     @property
     def priority(self) -> int:
         return self.request.priority if self.request else USUAL_PRIORITY
+
+    def came_with(self, values: Mapping[str, Any]) -> None:
+        self.asks_as_canary = values == CANARY_INPUTS
 
     def understood(self, request: Request) -> None:
         self.request = request
@@ -165,9 +165,18 @@ class VisitBook:
 
 
 def _outcome(visit: Visit, error: Exception | None) -> str:
-    if visit.request_id == CANARY_ID:
+    if _is_canary(visit, error):
         return CANARY
-    return "answered" if error is None else OUTCOMES.get(type(error), "failed")
+    return "answered" if error is None else undone_by(error)
+
+
+def _is_canary(visit: Visit, error: Exception | None) -> bool:
+    """Whether it came and ended as those of ``server/canary.py`` do; all else is a caller's, whatever its id."""
+    if visit.request_id != CANARY_ID:
+        return False
+    if visit.asks_as_canary is None:
+        return isinstance(error, Unavailable)
+    return visit.asks_as_canary and isinstance(error, InvalidRequest | Unavailable)
 
 
 def _write(visit: Visit, outcome: str, seconds: float, error: Exception | None) -> None:

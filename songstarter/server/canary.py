@@ -183,13 +183,14 @@ def _codec_decoder(checkpoint: Checkpoint) -> Canary:
 
 def _public_model(checkpoint: Checkpoint) -> Canary:
     """A duration that is refused, as is everything while the model is full: its process answers, and makes no song."""
-    (duration,) = (field.tensor for field in contract.FIELDS if field.name == "duration")
-    return Canary(contract.PUBLIC_MODEL, Body.of((duration, np.array([-1.0]))), answers=(400, 503))
+    tensors = {field.name: field.tensor for field in contract.FIELDS}
+    inputs = ((tensors[name], np.array([value])) for name, value in contract.CANARY_INPUTS.items())
+    return Canary(contract.PUBLIC_MODEL, Body.of(*inputs), answers=(400, 503))
 
 
 def _stream_model(checkpoint: Checkpoint) -> Canary:
     """As the public model; every error of a stream has status 400, so that the error's code must tell."""
-    return Canary(contract.STREAM_MODEL, Streamed({"duration": -1.0}), (400,), rb"INVALID_ARG: |UNAVAILABLE: ")
+    return Canary(contract.STREAM_MODEL, Streamed(contract.CANARY_INPUTS), (400,), rb"INVALID_ARG: |UNAVAILABLE: ")
 
 
 def _decoder(checkpoint: Checkpoint) -> Canary:

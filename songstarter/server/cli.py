@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
     checkpoint = Checkpoint.read(args.repository)
     settings = dict(args.set)
-    require_known(settings, args.repository, checkpoint.models)
+    require_known(settings, checkpoint)
     if (size := size_of(args.repository, checkpoint.digests)) > SLOW_BYTES:
         tell(f"comparing {size / 1e9:.1f} GB of graphs with their digests")
     tell(f"starting Triton; its log is {args.run_directory}/tritonserver-{args.http_port}.log")

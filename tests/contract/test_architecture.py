@@ -33,6 +33,7 @@ BLIND: dict[str, tuple[str, ...]] = {
     "songstarter/engine/": ("songstarter.faces", "songstarter.server"),
     "songstarter/faces/": ("songstarter.engine", "songstarter.server", "songstarter.stages"),
     "songstarter/": ("songstarter_client", "export"),
+    "export/": ("songstarter.engine", "songstarter.faces", "songstarter.server"),
     "client/": ("songstarter.engine", "songstarter.faces", "songstarter.server", "songstarter.stages"),
 }
 

@@ -65,7 +65,8 @@ def test_a_sweep_beside_the_bare_engine_ends_in_a_document_and_a_report(
         assert level["requests_per_second"] > 0
         stages = {stage["model"]: stage for stage in level["stages"]}
         # Triton counted what was sent, the request of each place that warmed it up included.
-        assert stages["songstarter"]["requests"] == len(level["samples"])
+        assert stages["songstarter"]["requests"] == len(level["samples"]) == level["sent"]
+        assert level["stages_doubt"] is None
         assert stages["codec_decoder"]["requests"] >= len(level["samples"])
         assert stages["codec_decoder"]["mean_batch"] >= 2  # a call for both channels
         assert stages["codec_decoder"]["busy_share"] > 0
@@ -125,6 +126,7 @@ def test_refusals_are_counted_by_kind(songs: Server, tmp_path: Path, capsys: pyt
     level = last_line(capsys.readouterr().out)["levels"][0]
     assert level["errors"].keys() == {"RefusedRequest"}
     assert 0 < sum(level["errors"].values()) < level["requests"]
+    assert level["stages_doubt"] is None  # refusals are counted there, or were never asked for
 
 
 def test_a_server_that_answers_nothing_ends_the_run_with_one_sentence(
@@ -165,3 +167,4 @@ def test_streams_are_heard_before_they_are_complete(
     assert level["errors"] == {}
     assert 0 < level["first_audio"]["p50"] < level["latency"]["p50"]
     assert {stage["model"] for stage in level["stages"]} >= {"songstarter_stream", "decoder", "codec_decoder"}
+    assert level["stages_doubt"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import tempfile
@@ -213,7 +214,14 @@ def test_what_is_set_counts_although_the_repository_says_otherwise(embedded_repo
         serve.end(signal.SIGTERM)
 
 
-def test_what_is_set_and_no_number_ends_the_start_with_a_sentence(embedded_repository: Path, tmp_path: Path) -> None:
-    serve = Serve(embedded_repository, tmp_path / "run", "--set", "decoder.slots=many")
+def test_a_configuration_with_a_value_that_is_not_allowed_ends_the_start_with_a_sentence(
+    embedded_repository: Path, tmp_path: Path
+) -> None:
+    repository = shutil.copytree(embedded_repository, tmp_path / "repository")
+    config = repository / "decoder" / "config.pbtxt"
+    text = config.read_text()
+    assert text.count('"16"') == 1  # the slots
+    config.write_text(text.replace('"16"', '"8.7"'))
+    serve = Serve(repository, tmp_path / "run")
     assert serve.ended(60) == 1
-    assert "slots = 'many' in --set of decoder; expected numbers for some of slots, max_waiting" in serve.lines[-1]
+    assert "found slots = '8.7' in config.pbtxt of decoder; expected is a whole number, 1 to" in serve.lines[-1]

@@ -71,6 +71,13 @@ def test_reading_by_blocks_gives_what_reading_at_once_gives(kind: str) -> None:
     np.testing.assert_array_equal(read(data, max_seconds=30).samples, at_once)
 
 
+def test_a_wav_whose_size_reads_like_the_sign_of_a_url_is_a_file() -> None:
+    length = (0x2F2F3A - 36) // 2  # of 16 bits each, behind a header of 44 bytes of which RIFF counts 36
+    data = file_of(np.zeros((1, length), np.int16), 32_000, "WAV", "PCM_16")
+    assert data.startswith(b"RIFF://\0WAVE")
+    assert read(file_bytes(data, max_bytes=2**22), max_seconds=60).length == length
+
+
 ID3_TAG = b"ID3\x03\x00\x00\x00\x00\x00\x0aTIT2\x00\x00\x00\x00\x00\x00"
 
 

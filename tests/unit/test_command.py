@@ -51,14 +51,44 @@ def test_an_export_that_stands_whole_is_left_if_asked(tmp_path: Path, capsys: py
     (tmp_path / "graph.onnx").write_bytes(b"graph")
     replace(CHECKPOINT, digests={"graph.onnx": sha256(b"graph").hexdigest()}).write(tmp_path)
     form = CHECKPOINT.decoder.precision, CHECKPOINT.decoder.device
-    command = ["export", "no/checkpoint", f"--into={tmp_path}", f"--precision={form[0]}", f"--device={form[1]}"]
+    command = ["export", CHECKPOINT.name, f"--into={tmp_path}", f"--precision={form[0]}", f"--device={form[1]}"]
     assert main([*command, "--if-needed"]) == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert stands(tmp_path, *form)
-    assert not stands(tmp_path, "int8", "cuda")
-    assert not stands(tmp_path / "elsewhere", *form)
+    assert stands(tmp_path, CHECKPOINT.name, *form)
+    (tmp_path / CHECKPOINT.name).mkdir()
+    assert stands(tmp_path, str(tmp_path / CHECKPOINT.name), *form)
+    assert not stands(tmp_path, CHECKPOINT.name, "int8", "cuda")
+    assert not stands(tmp_path / "elsewhere", CHECKPOINT.name, *form)
     (tmp_path / "graph.onnx").write_bytes(b"hpraG")
-    assert not stands(tmp_path, *form)
+    assert not stands(tmp_path, CHECKPOINT.name, *form)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8_kv8"])
+def test_an_export_of_another_checkpoint_is_neither_taken_for_this_one_nor_replaced_if_not_needed(
+    precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = CHECKPOINT.write(tmp_path).read_text()
+    command = ["export", "facebook/musicgen-large", f"--into={tmp_path}", f"--precision={precision}", "--if-needed"]
+    assert main(command) == 1
+    assert capsys.readouterr() == (
+        "",
+        f"songstarter: {tmp_path} holds an export of tiny, not of facebook/musicgen-large: name another folder with "
+        "--into, or leave --if-needed out to replace it\n",
+    )
+    assert (tmp_path / "manifest.json").read_text() == manifest
+
+
+@pytest.mark.parametrize("part", ["--codec", "--text-encoder"])
+def test_whether_parts_are_those_that_were_exported_is_not_guessed(
+    part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    CHECKPOINT.write(tmp_path)
+    assert main(["export", CHECKPOINT.name, f"--into={tmp_path}", "--if-needed", f"{part}=./other"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "songstarter: found --if-needed with --text-encoder or --codec, and an export does not say what stood in for "
+        "its parts: leave --if-needed out\n",
+    )
 
 
 def test_a_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from songstarter import event_log
-from songstarter.contract import CANARY_ID
-from songstarter.errors import Cancelled, DeadlineExceeded, InvalidRequest, TakeFailed, Unavailable
+from songstarter.contract import CANARY_ID, CANARY_INPUTS
+from songstarter.errors import Cancelled, DeadlineExceeded, Description, InvalidRequest, TakeFailed, Unavailable
 from songstarter.faces.desk import RequestDesk
 from songstarter.faces.visits import Visit, current
 from songstarter.faces.watch import PERIOD
@@ -30,6 +30,7 @@ from songstarter.metrics import (
 )
 from songstarter.request import Request
 
+LIMIT = 2  # requests at once
 SECRET = "nobody else's business"
 TRACE = '{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}'
 
@@ -43,7 +44,7 @@ class SmallFace:
 
     def answer(self, values: Mapping[str, Any], visit: Visit) -> Generator[dict[str, Any], None, None]:
         assert current() is visit
-        fields = {"prompt": SECRET, "num_outputs": 2, "deadline": values.get("deadline")}
+        fields = {"prompt": SECRET, "num_outputs": 2} | {name: values.get(name) for name in ("duration", "deadline")}
         visit.understood(Request.parse(fields, shortest=0.02, longest=30))
         visit.order = values.get("order")
         self.may_answer.wait(10)
@@ -86,7 +87,7 @@ def face() -> SmallFace:
 
 @pytest.fixture
 def desk(face: SmallFace) -> Iterator[RequestDesk]:
-    desk = RequestDesk(face, limit=2, cancel=print)  # type: ignore[arg-type]
+    desk = RequestDesk(face, limit=LIMIT, cancel=print)  # type: ignore[arg-type]
     yield desk
     face.may_answer.set()
     desk.close()
@@ -266,12 +267,71 @@ def test_who_is_answered_may_ask_again_at_once(face: SmallFace) -> None:
 
 def test_a_canary_is_counted_by_itself_and_leaves_no_line(desk: RequestDesk, capfd: pytest.CaptureFixture[str]) -> None:
     """Or probes would hide how many of the callers' requests fail."""
-    refusal = InvalidRequest("duration", -1, "more")
-    assert ask(desk, request_id=CANARY_ID, values={"error": refusal}) is refusal
+    assert isinstance(ask(desk, request_id=CANARY_ID, values=dict(CANARY_INPUTS)), InvalidRequest)
     assert not lines(desk, capfd)
     values = desk.readings().values
     assert values[Series(REQUESTS, ("canary",))] == 1
     assert values[Series(REQUESTS, ("invalid",))] == values[Series(REQUESTS_IN_FLIGHT)] == 0
+
+
+def test_a_canary_that_is_refused_for_want_of_room_is_one_still(
+    desk: RequestDesk, face: SmallFace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    face.may_answer.clear()
+    held = [KeepingReply() for _ in range(LIMIT)]
+    for reply in held:
+        desk.accept(dict, reply)
+    assert isinstance(ask(desk, request_id=CANARY_ID, values=dict(CANARY_INPUTS)), Unavailable)
+    face.may_answer.set()
+    for reply in held:
+        reply.get()
+    assert [line["outcome"] for line in lines(desk, capfd)] == ["answered"] * LIMIT
+    assert desk.readings().values[Series(REQUESTS, ("canary",))] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "outcome"),
+    [
+        ({}, "answered"),
+        ({"duration": 1.0}, "answered"),
+        ({"duration": -2.0}, "invalid"),
+        ({"duration": -1.0, "deadline": 60.0}, "invalid"),
+        ({"error": Unavailable("the decoder is full")}, "unavailable"),
+        ({"error": TakeFailed("ill")}, "failed"),
+    ],
+)
+def test_a_request_under_the_canary_s_id_is_counted_and_noted_as_any_other(
+    values: dict[str, Any], outcome: str, desk: RequestDesk, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ask(desk, request_id=CANARY_ID, values=values)
+    (line,) = lines(desk, capfd)
+    assert (line["request"], line["outcome"]) == (CANARY_ID, outcome)
+    counted = desk.readings().values
+    assert counted[Series(REQUESTS, (outcome,))] == 1
+    assert counted[Series(REQUESTS, ("canary",))] == 0
+
+
+def test_a_request_under_the_canary_s_id_that_cannot_be_read_is_invalid(
+    desk: RequestDesk, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def read() -> dict[str, Any]:
+        raise InvalidRequest("duration", Description("a tensor of shape [2]"), "one of shape [1]")
+
+    desk.accept(read, reply := KeepingReply(), request_id=CANARY_ID)
+    assert isinstance(reply.get(), InvalidRequest)
+    assert [line["outcome"] for line in lines(desk, capfd)] == ["invalid"]
+
+
+def test_a_canary_that_gets_another_error_than_it_should_is_counted_as_that(
+    desk: RequestDesk, face: SmallFace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def answer(values: Any, visit: Visit) -> Generator[dict[str, Any], None, None]:
+        raise RuntimeError("ill")
+        yield {}
+
+    face.answer = answer  # type: ignore[method-assign]
+    ask(desk, request_id=CANARY_ID, values=dict(CANARY_INPUTS))
+    assert [line["outcome"] for line in lines(desk, capfd)] == ["failed"]
 
 
 def test_without_a_thread_to_be_had_a_request_is_refused_and_its_place_free(

@@ -15,8 +15,6 @@ from songstarter.faces.order_reply import OrderReply
 from songstarter.faces.triton import settings_of
 from songstarter.publisher import Publisher
 
-SETTINGS = ("slots", "max_waiting", "fewest_slots", "threads")
-
 
 class TritonPythonModel:
     """Decoupled: one response for each chunk of each take. Sending has a thread of its own, since every call into
@@ -24,8 +22,7 @@ class TritonPythonModel:
 
     def initialize(self, args):
         try:
-            settings = {name: int(value) for name, value in settings_of(args, SETTINGS).items()}
-            self._desk = OrderDesk(Path(args["model_repository"]).parent, **settings)
+            self._desk = OrderDesk(Path(args["model_repository"]).parent, **settings_of(args))
         except SongstarterError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._outbox = queue.SimpleQueue()
