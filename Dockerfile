@@ -1,11 +1,11 @@
 # The server for NVIDIA GPUs: the official Triton with this project in it, and no torch.
-#   docker build --tag songstarter:0.1.0 .
+#   docker build --build-arg REVISION="$(git rev-parse HEAD)" --tag songstarter:0.1.0 .
 FROM nvcr.io/nvidia/tritonserver:26.07-py3 AS triton
 
 # Not the slim image: building the wheel compiles what is in C.
 FROM python:3.12.12-bookworm AS wheel
 WORKDIR /build
-COPY pyproject.toml hatch_build.py README.md ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY songstarter songstarter
 COPY client client
 COPY export export

@@ -83,4 +83,12 @@ def dashboard() -> Object:
 
 
 def rules() -> list[Object]:
-    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    """Every rule of the plain manifests: those of compose, and what only a chart can ask."""
+    return [rule for group in one(plain(), "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
+
+
+def write_rules(rule: Object, folder: Path) -> Path:
+    """A PrometheusRule as a file for Prometheus and promtool."""
+    path = folder / "rules.yaml"
+    path.write_text(yaml.safe_dump(rule["spec"]))
+    return path

@@ -58,9 +58,10 @@ TRITON_ON_GPU: dict[str, dict[str, tuple[str, ...]]] = {
     "nv_gpu_memory_total_bytes": {"gpu_uuid": ANY},
     "nv_gpu_memory_used_bytes": {"gpu_uuid": ANY},
 }
-# Not a server's: Prometheus' own, and an example of what an ingress controller counts.
+# Not a server's: Prometheus' own, the kubelet's, and an example of what an ingress controller counts.
 ELSEWHERE: dict[str, dict[str, tuple[str, ...]]] = {
     "up": {"job": ("songstarter",)},
+    "container_memory_working_set_bytes": {"container": ("server",)},
     "nginx_ingress_controller_requests": {"exported_namespace": ANY, "exported_service": ANY},
 }
 KNOWN = OURS | TRITON | TRITON_ON_GPU | ELSEWHERE

@@ -91,12 +91,31 @@ def test_an_image_starts_without_a_shell(file: str, stage: str) -> None:
 
 
 @pytest.mark.parametrize(("file", "stage"), SERVERS)
-def test_a_server_is_asked_real_questions_and_says_what_it_is(file: str, stage: str) -> None:
+def test_a_server_is_asked_real_questions(file: str, stage: str) -> None:
+    assert '"/opt/songstarter/probe.py", "--every-model"' in stages(file)[stage].last("HEALTHCHECK").rest
+
+
+@pytest.mark.parametrize(("file", "stage"), IMAGES)
+def test_an_image_says_what_it_is_and_of_which_revision(file: str, stage: str) -> None:
     image = stages(file)[stage]
-    assert '"/opt/songstarter/probe.py", "--every-model"' in image.last("HEALTHCHECK").rest
+    assert "REVISION=unknown" in [step.rest for step in image.all("ARG")]
     labels = {word.split("=", 1)[0].removeprefix("org.opencontainers.image.") for word in image.last("LABEL").words}
     assert labels == {"title", "description", "version", "revision", "licenses", "base.name"}
     assert image.last("LABEL").rest.endswith(f'base.name="{stages(file)[image.base].base}"')
+
+
+def test_every_documented_build_names_the_revision() -> None:
+    """Or its label would always be unknown."""
+    texts = [(ROOT / name).read_text() for name in (*FILES, "deploy/README.md")]
+    builds = [line for text in texts for line in text.splitlines() if "docker build " in line]
+    assert len(builds) >= 6
+    assert [line for line in builds if '--build-arg REVISION="$(git rev-parse HEAD)"' not in line] == []
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_license_that_is_stated_comes_along(file: str) -> None:
+    assert "LICENSE" in [source for step in stages(file)["wheel"].all("COPY") for source in step.words]
+    assert (ROOT / "LICENSE").read_text().split()[:2] == ["Apache", "License"]
 
 
 def test_the_default_image_is_the_server() -> None:

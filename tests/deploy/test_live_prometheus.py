@@ -12,14 +12,14 @@ import promql_parser
 import pytest
 from asking import ask_grpc
 from debian_prometheus import Prometheus, needs_prometheus, running
-from manifests import RULES, dashboard, rules
+from manifests import dashboard, one, plain, rules, write_rules
 from metrics import missing, queries, selectors
 
 from songstarter.server.server import Server
 
 pytestmark = [pytest.mark.triton, pytest.mark.promtool, needs_prometheus]
 
-# As the operator's ServiceMonitor labels what it scrapes; five seconds as in prometheus.yaml would only take longer.
+# As the operator's PodMonitor labels what it scrapes; five seconds as in prometheus.yaml would only take longer.
 CONFIGURATION = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 rule_files: [{rules}]
@@ -35,14 +35,16 @@ ASKED: dict[str, Any] = {"prompt": "bass, a minor, 90 bpm", "duration": 1, "num_
 SILENT = {f"rule {rule['alert']}" for rule in rules() if "alert" in rule} | {
     f"dashboard: {mark['name']}" for mark in dashboard()["annotations"]["list"]
 }
-ELSEWHERE = ("nv_gpu_", "nginx_ingress_")  # and these are not a server's without a GPU.
+ELSEWHERE = ("nv_gpu_", "container_", "nginx_ingress_")  # and these are not a server's without a GPU.
 QUERIES = list(queries())
 
 
 @pytest.fixture(scope="module")
 def prometheus(songs: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Prometheus after some scrapes of a server that is making songs, and still makes them."""
-    configuration = CONFIGURATION.format(rules=RULES, target=songs.metrics_url.split("/")[2])
+    folder = tmp_path_factory.mktemp("prometheus")
+    rules_file = write_rules(one(plain(), "PrometheusRule"), folder)
+    configuration = CONFIGURATION.format(rules=rules_file, target=songs.metrics_url.split("/")[2])
     enough = threading.Event()
 
     def keep_asking() -> None:
@@ -50,7 +52,7 @@ def prometheus(songs: Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
             ask_grpc(songs.grpc_url, **ASKED)
 
     caller = threading.Thread(target=keep_asking)
-    with running(configuration, tmp_path_factory.mktemp("prometheus")) as prometheus:
+    with running(configuration, folder) as prometheus:
         caller.start()
         try:
             _wait(prometheus, 'count_over_time(up{job="songstarter"}[5m])', SCRAPES)

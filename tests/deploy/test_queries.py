@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,12 +11,30 @@ import promql_parser
 import pytest
 import yaml
 from debian_prometheus import PROMTOOL, needs_promtool
-from manifests import DEPLOY, Object, dashboard, one, plain, rules
-from metrics import KNOWN, OURS, SCRAPER_S, TRITON, missing, queries, selectors, used
+from manifests import (
+    DEPLOY,
+    RULES,
+    Object,
+    dashboard,
+    needs_helm,
+    one,
+    plain,
+    rendered,
+    rules,
+    write_rules,
+)
+from metrics import KNOWN, OURS, SCRAPER_S, TRITON, missing, queries, selectors, targets, used
 
 QUERIES = list(queries())
 RECORDED = {rule["record"] for rule in rules() if "record" in rule}
 ALERTS = [rule for rule in rules() if "alert" in rule]
+UP = '{job="songstarter", namespace=~"$namespace", instance=~"$instance"}'
+TO_NOTHING = (
+    "monitoring.podMonitor=true",
+    "autoscaling.kind=keda",
+    "autoscaling.minReplicas=0",
+    "autoscaling.keda.arrivalsQuery=sum(x)",
+)
 
 
 @pytest.mark.parametrize(("place", "query"), QUERIES, ids=[f"{place}-{n}" for n, (place, _) in enumerate(QUERIES)])
@@ -61,10 +80,40 @@ def names(query: str) -> set[str]:
     return {selector.name for selector in selectors(promql_parser.parse(query))}
 
 
-def test_rules_are_the_same_for_compose_and_for_the_operator() -> None:
-    recorded = [rule for group in one(plain(), "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
-    assert recorded == rules()
-    assert (DEPLOY / "prometheus" / "rules.yaml").resolve() == (DEPLOY / "helm/songstarter/files/rules.yaml").resolve()
+def test_rules_are_the_same_for_compose_and_for_the_operator_who_has_more_of_a_fleet() -> None:
+    *common, fleet = one(plain(), "PrometheusRule")["spec"]["groups"]
+    assert common == yaml.safe_load(RULES.read_text())["groups"]
+    assert fleet["name"] == "songstarter-fleet"
+    assert (DEPLOY / "prometheus" / "rules.yaml").resolve() == RULES.resolve()
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (("monitoring.podMonitor=true",), ["SongstarterGone"]),
+        (("monitoring.podMonitor=true", "replicas=3"), ["SongstarterGone", "SongstarterPodsMissing"]),
+        (("autoscaling.scrapedElsewhere=true", "autoscaling.kind=hpa"), ["SongstarterGone"]),
+        ((), []),  # nothing is scraped
+        (("monitoring.podMonitor=true", "replicas=0"), []),
+        (TO_NOTHING, []),
+    ],
+)
+def test_a_fleet_that_vanished_is_noticed_where_there_should_be_one(
+    settings: tuple[str, ...], expected: list[str]
+) -> None:
+    groups = one(rendered("monitoring.rules=true", *settings), "PrometheusRule")["spec"]["groups"]
+    found = [rule["alert"] for group in groups if group["name"] == "songstarter-fleet" for rule in group["rules"]]
+    assert found == expected
+
+
+@needs_helm
+def test_songs_are_slow_where_the_operator_says_so() -> None:
+    changed = one(rendered("monitoring.rules=true", "server.slowestSpeed=2"), "PrometheusRule")["spec"]["groups"]
+    (slow,) = [rule for group in changed for rule in group["rules"] if rule.get("alert") == "SongstarterSlow"]
+    assert slow["expr"].endswith(" < 2")
+    (slow,) = [rule for rule in rules() if rule.get("alert") == "SongstarterSlow"]
+    assert slow["expr"].endswith(" < 0.5")
 
 
 def test_the_dashboard_s_panels_have_places_and_numbers_of_their_own() -> None:
@@ -88,6 +137,22 @@ def test_every_panel_explains_itself_and_asks_the_chosen_source() -> None:
             assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${datasource}"}
 
 
+def test_everything_on_the_dashboard_is_of_the_chosen_namespace_and_server() -> None:
+    board = dashboard()
+    asked = [(title, query) for title, query in targets(board) if not title.startswith("variable ")]
+    assert len(asked) > 30
+    for title, query in asked:
+        # Of the kubelet's series, which know no server, the chosen ones are found by their pods.
+        ours = query.count("{") - query.count('{container="server"}')
+        assert query.count('{namespace=~"$namespace", instance=~"$instance"') + query.count(UP) == ours, title
+
+
+def test_what_is_the_node_s_is_not_called_the_server_s() -> None:
+    titles = {title for title, query in targets(dashboard()) if "nv_cpu_" in query}
+    assert len(titles) == 2
+    assert all("node" in title for title in titles)
+
+
 @pytest.mark.promtool
 @needs_promtool
 @pytest.mark.parametrize(
@@ -95,13 +160,30 @@ def test_every_panel_explains_itself_and_asks_the_chosen_source() -> None:
     [
         ("check", "rules", DEPLOY / "helm" / "songstarter" / "files" / "rules.yaml"),
         ("check", "config", DEPLOY / "prometheus" / "prometheus.yaml"),
-        ("test", "rules", Path(__file__).parent / "alerts.yaml"),
     ],
-    ids=["rules", "config", "alerts"],
+    ids=["rules", "config"],
 )
 def test_promtool_agrees(arguments: tuple[str | Path, ...]) -> None:
     said = subprocess.run([str(PROMTOOL), *arguments], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
+
+
+@pytest.mark.promtool
+@needs_promtool
+@needs_helm
+def test_every_alert_speaks_up_in_its_case_of_trouble_and_in_no_other(tmp_path: Path) -> None:
+    settings = ("monitoring.rules=true", "monitoring.podMonitor=true", "replicas=3")
+    write_rules(one(rendered(*settings), "PrometheusRule"), tmp_path)
+    cases = shutil.copy(Path(__file__).parent / "alerts.yaml", tmp_path)
+    command = [str(PROMTOOL), "test", "rules", cases]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_every_alert_has_its_case() -> None:
+    cases = yaml.safe_load((Path(__file__).parent / "alerts.yaml").read_text())["tests"]
+    raised = {test["alertname"] for case in cases for test in case["alert_rule_test"] if test["exp_alerts"]}
+    assert raised >= {rule["alert"] for rule in ALERTS}
 
 
 @pytest.mark.promtool
