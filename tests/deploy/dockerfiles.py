@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,4 +182,6 @@ class Builder:
         for folder in IMAGE_FOLDERS:
             command = re.sub(rf"(?<![\w/]){re.escape(folder)}\b", f"{root}{folder}", command)
         command = f"chown() {{ :; }}; set -e; {command}"
-        subprocess.run(["sh", "-c", command], cwd=self.within(root, workdir), check=True)
+        python = Path(sys.executable).parent  # the image's own `python`, as it were
+        environment = os.environ | {"PATH": f"{python}{os.pathsep}{os.environ['PATH']}"}
+        subprocess.run(["sh", "-c", command], cwd=self.within(root, workdir), env=environment, check=True)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_a_short_soak_accounts_for_every_request(embedded_repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "soak.json"
-    options = ["--minutes=0.3", "--requests=60", "--workers=6", "--longest=4", "--rest=1", f"--json={file}"]
+    options = ["--minutes=0.3", "--requests=10000", "--workers=6", "--longest=4", "--rest=1", f"--json={file}"]
     command = [sys.executable, "-m", "benchmarks.soak", f"--repository={embedded_repository}", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     found = json.loads(done.stdout.splitlines()[-1])

@@ -26,7 +26,8 @@ class Relay:
     async def cut(self) -> None:
         self._listener.close()
         for writer in self._writers:
-            writer.transport.abort()
+            if not writer.is_closing():  # nor can one that is be aborted, behind TLS and before Python 3.11.4
+                writer.transport.abort()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
