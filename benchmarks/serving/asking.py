@@ -20,7 +20,7 @@ class Heard:
 
 
 class Ask(Protocol):
-    """Sends a request and returns when its last audio is there; what goes wrong is a SongstarterError."""
+    """Sends a request and returns when its last audio is there; raises what went wrong."""
 
     async def __call__(self, asked: Asked) -> Heard: ...
 
@@ -48,8 +48,10 @@ class Streamed:
         players = [Player() for _ in range(asked.takes)]
         async for chunk in self._client.stream(asked.prompt, **asked.fields):
             players[chunk.variation].hear(chunk.seconds, time.monotonic())
-        first = min(player.began for player in players if player.began is not None)
-        return Heard(asked.audio_seconds, first, max(player.stalled for player in players))
+        began = [player.began for player in players if player.began is not None]
+        if len(began) != asked.takes:
+            raise RequestFailed(f"{len(began)} variations came, {asked.takes} were asked for")
+        return Heard(asked.audio_seconds, min(began), max(player.stalled for player in players))
 
 
 class Player:

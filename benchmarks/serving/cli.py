@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from benchmarks.serving.files import Files
+    from benchmarks.serving.findings import Findings
     from benchmarks.serving.plan import Plan
     from benchmarks.serving.prometheus import Exporter
 
@@ -45,7 +47,10 @@ def _configure_load(load: argparse._ArgumentGroup) -> None:
         "--rate", type=_rates, default=((), False), metavar="R,R", help="open loop: arrivals a second, or `knee`"
     )
     load.add_argument(
-        "--latency-limit", type=_positive, metavar="S", help="what p95 may be at a rate that is held (default: 3 x p50)"
+        "--latency-limit",
+        type=_positive,
+        metavar="S",
+        help="what p95 may be at a rate that is held (default: 4 x that of one in flight)",
     )
     load.add_argument(
         "--seconds", type=_positive, default=20.0, metavar="S", help="of each load (default: %(default)g)"
@@ -80,30 +85,47 @@ def _configure_reports(reports: argparse._ArgumentGroup) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, say what was found; 0 where it could be measured, whatever it was.
 
+    However the run ends, by Ctrl-C or by a mistake, what it had measured is said and written before.
+
     Raises:
         SongstarterError: in one sentence, for the caller to show.
     """
-    import json
     from contextlib import nullcontext
 
-    from benchmarks import machine
-    from benchmarks.serving.page import page
+    from benchmarks.serving.files import Files, NotWritten
+    from benchmarks.serving.findings import Findings
     from benchmarks.serving.progress import Progress
-    from benchmarks.serving.report import PACKAGES, document, prediction, words
+    from benchmarks.serving.report import prediction
     from benchmarks.serving.run import measure
 
-    plan = _plan(args)
+    plan, findings, progress = _plan(args), Findings(), Progress()
+    files = Files(args.json, args.html)
+
+    def keep() -> None:
+        try:
+            files.write(plan, findings)
+        except NotWritten as problem:  # the last try, at the end, may find the disk mended
+            progress.say(str(problem))
+
     print(prediction(plan), flush=True)
-    with _exporter(args) if args.metrics_port else nullcontext() as exporter:
-        findings = measure(plan, Progress(), exporter)
-    print(words(plan, findings))
-    text = json.dumps(document(plan, findings))
-    if args.json:
-        _write(args.json, text + "\n")
-    if args.html:
-        _write(args.html, page(plan, findings, machine.facts(PACKAGES)))
-    print(text)
+    try:
+        with _exporter(args) if args.metrics_port else nullcontext() as exporter:
+            measure(plan, findings, progress, keep, exporter)
+    finally:
+        if findings.runs:
+            _finish(plan, findings, files)
     return 0
+
+
+def _finish(plan: Plan, findings: Findings, files: Files) -> None:
+    from benchmarks.serving.files import text
+    from benchmarks.serving.report import words
+
+    try:
+        print(words(plan, findings))
+        print(text(plan, findings), flush=True)
+    finally:  # also where nobody reads stdout any more
+        files.write(plan, findings)
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -140,11 +162,6 @@ def _exporter(args: argparse.Namespace) -> Exporter:
     from benchmarks.serving.prometheus import Exporter
 
     return Exporter(args.metrics_port, args.metrics_address)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 def _each(parse: Callable[[str], Number]) -> Callable[[str], tuple[Number, ...]]:

@@ -1,7 +1,8 @@
-"""What records come to: rates, percentiles, errors by kind, and the rate that a server can bear."""
+"""What records come to: rates, percentiles, errors by kind, and whether it went on as it began."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,6 @@ SHORTEST_STALL = 0.001  # seconds; less is the clock's doing
 Loop = Literal["closed", "open"]
 Key = tuple[Loop, float]  # a load
 
-# An open loop is held while next to nothing fails and nearly all that arrives is answered in time.
-MOST_FAILED = 0.01
-LATENCY_GROWTH = 3.0  # times the median at the lowest rate, where no limit is given
-LEAST_REQUESTS = PERCENTILES[95]  # without which nothing is said
-
 
 @dataclass(frozen=True)
 class Spread:
@@ -37,6 +33,15 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Course:
+    """How an open loop's window went: by its ends one sees whether it could have gone on like that."""
+
+    early_p50: float  # latency of the first third of the answered requests
+    late_p50: float  # of the last third
+    backlog: int  # requests under way when it closed, less those when it opened
+
+
+@dataclass(frozen=True)
 class Level:
     """What was found at one load: so many in flight (closed loop) or arriving per second (open loop).
 
@@ -47,16 +52,19 @@ class Level:
     loop: Loop
     load: float
     seconds: float
+    sent: int  # with those that began before and after the window
     requests: int
     errors: dict[str, int]
     requests_per_second: float
     audio_seconds_per_second: float
-    real_time_factor: float | None  # latency over seconds of audio, the median; below 1 is faster than it plays
+    latency_over_duration: float | None  # the median; a request's duration is that of one of its variations
     latency: Spread | None  # None where nothing succeeded
     first_audio: Spread | None  # None where answers come in one piece
     stalled_share: float | None  # of the streams, those whose playing would have fallen silent before its end
     arrived_per_second: float | None  # open loop: what really arrived in the window
-    stages: tuple[StageFigures, ...]  # empty where Triton could not be asked
+    course: Course | None  # of an open loop
+    stages: tuple[StageFigures, ...]  # of all that were sent; empty where Triton could not be asked
+    stages_doubt: str | None = None  # why they may be those of other requests
 
     @property
     def name(self) -> str:
@@ -76,17 +84,19 @@ def level(loop: Loop, load: float, runs: Sequence[Run], stages: Sequence[StageFi
         loop=loop,
         load=load,
         seconds=seconds,
+        sent=sum(len(run.records) for run in runs),
         requests=len(counted),
         errors=dict(Counter(record.error for record in counted if record.error is not None)),
         requests_per_second=_shares(runs, lambda record: 1.0) / seconds,
         audio_seconds_per_second=_shares(runs, lambda record: record.audio_seconds) / seconds,
-        real_time_factor=percentile([record.latency / record.audio_seconds for record in answered], 50),
+        latency_over_duration=percentile([record.latency / record.duration for record in answered], 50),
         latency=spread([record.latency for record in answered]),
         first_audio=spread(
             [record.first_audio - record.scheduled for record in answered if record.first_audio is not None]
         ),
         stalled_share=_stalled_share(answered),
         arrived_per_second=len(counted) / seconds if loop == "open" else None,
+        course=_course(runs) if loop == "open" and answered else None,
         stages=tuple(stages),
     )
 
@@ -94,6 +104,18 @@ def level(loop: Loop, load: float, runs: Sequence[Run], stages: Sequence[StageFi
 def _stalled_share(answered: Sequence[Record]) -> float | None:
     stalls = [record.stalled > SHORTEST_STALL for record in answered if record.stalled is not None]
     return sum(stalls) / len(stalls) if stalls else None
+
+
+def _course(runs: Sequence[Run]) -> Course:
+    early, late = zip(*(_ends([one.latency for one in run.counted if one.error is None]) for run in runs), strict=True)
+    backlog = sum(run.under_way(run.closed) - run.under_way(run.opened) for run in runs)
+    return Course(float(np.median(np.concatenate(early))), float(np.median(np.concatenate(late))), backlog)
+
+
+def _ends(latencies: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """Those of the first and of the last third, one at least of each where there is one."""
+    third = math.ceil(len(latencies) / 3)
+    return latencies[:third], latencies[len(latencies) - third :]
 
 
 def _shares(runs: Sequence[Run], worth: Callable[[Record], float]) -> float:
@@ -118,33 +140,3 @@ def spread(seconds: Sequence[float]) -> Spread | None:
 def percentile(values: Sequence[float], share: float) -> float | None:
     """Between the two neighbours where it falls between them; None of nothing."""
     return float(np.percentile(values, share)) if values else None
-
-
-def held(found: Level, limit: float) -> bool | None:
-    """Whether a server bears a rate: no more than 1 % fails, and p95 latency stays within ``limit`` seconds.
-
-    None where fewer than ``LEAST_REQUESTS`` came, which say neither.
-    """
-    if found.requests < LEAST_REQUESTS:
-        return None
-    latency = found.latency.p95 if found.latency else None
-    return found.failed_share <= MOST_FAILED and latency is not None and latency <= limit
-
-
-def latency_limit(lowest: Level, wished: float | None) -> float:
-    """Seconds that p95 may reach: as wished, or three times the median at the lowest rate."""
-    if wished is not None:
-        return wished
-    return LATENCY_GROWTH * lowest.latency.p50 if lowest.latency else 0.0
-
-
-def knee(levels: Sequence[Level], wished: float | None) -> float | None:
-    """The highest rate of an open loop that was held, up to the first that was not; None if none was."""
-    rates = sorted((found for found in levels if found.loop == "open"), key=lambda found: found.load)
-    best = None
-    for found in rates:
-        verdict = held(found, latency_limit(rates[0], wished))
-        if verdict is False:
-            break
-        best = found.load if verdict else best
-    return best

@@ -16,9 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.serving.asking import Ask, Heard
-from benchmarks.serving.records import Record, Run, Watcher
+from benchmarks.serving.records import Phase, Record, Run, Watcher, phase_of
 from benchmarks.serving.scenario import Asked
-from songstarter.errors import SongstarterError
 
 MOST_IN_FLIGHT = 1024  # sockets of one open loop
 NOTHING = Heard(0.0)
@@ -46,7 +45,7 @@ class Sender:
         self._watchers = watchers
         self.records: list[Record] = []
 
-    async def send(self, scheduled: float | None = None) -> Record:
+    async def send(self, phase: Phase, scheduled: float | None = None) -> Record:
         """Send the next request; it was wanted at ``scheduled``, or now."""
         asked = next(self._requests)
         for watcher in self._watchers:
@@ -54,7 +53,7 @@ class Sender:
         record = await self._record(asked, scheduled)
         self.records.append(record)
         for watcher in self._watchers:
-            watcher.ended(record)
+            watcher.ended(record, phase)
         return record
 
     async def _record(self, asked: Asked, scheduled: float | None) -> Record:
@@ -62,11 +61,12 @@ class Sender:
         heard, error = NOTHING, None
         try:
             heard = await self._ask(asked)
-        except SongstarterError as found:
+        except Exception as found:  # whatever it is, it ends this request and not the run
             error = type(found).__name__
         ended = time.monotonic()
         wanted = began if scheduled is None else scheduled
-        return Record(asked.number, wanted, began, heard.first_audio, ended, heard.audio_seconds, error, heard.stalled)
+        times = (wanted, began, heard.first_audio, ended)
+        return Record(asked.number, *times, heard.audio_seconds, error, heard.stalled, asked.takes)
 
 
 async def closed_loop(sender: Sender, concurrency: int, bounds: Bounds) -> Run:
@@ -75,11 +75,11 @@ async def closed_loop(sender: Sender, concurrency: int, bounds: Bounds) -> Run:
 
     async def place() -> None:
         for _ in range(bounds.warmup):
-            await sender.send()
+            await sender.send("warm_up")
         window.warm()
         while window.needs_load:
             began = window.begin()
-            record = await sender.send(scheduled=began)
+            record = await sender.send(window.phase(began), scheduled=began)
             window.end(began, record)
             if record.error:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE)
@@ -109,6 +109,10 @@ class _Window:
         """Whether the window is open or about to be, or a request that began in it is still under way."""
         return time.monotonic() < self.closed or any(self.opened <= began < self.closed for began in self._under_way)
 
+    def phase(self, began: float) -> Phase:
+        """Of a request that began just now: the window never opens or closes before the present."""
+        return phase_of(began, self.opened, self.closed)
+
     def begin(self) -> float:
         began = time.monotonic()
         self._under_way.append(began)
@@ -135,14 +139,14 @@ async def open_loop(
     """
     places = asyncio.Semaphore(most_in_flight)
     start = time.monotonic()
+    opened, closed = window
 
     async def arrive(at: float) -> None:
         async with places:
-            await sender.send(scheduled=at)
+            await sender.send(phase_of(at, opened, closed), scheduled=start + at)
 
     async with asyncio.TaskGroup() as group:
         for arrival in arrivals:
             await asyncio.sleep(start + arrival - time.monotonic())
-            group.create_task(arrive(start + arrival))
-    opened, closed = window
+            group.create_task(arrive(arrival))
     return Run(sender.records, start + opened, start + closed)

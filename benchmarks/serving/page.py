@@ -8,10 +8,11 @@ from html import escape
 from typing import Any
 
 from benchmarks.serving import plots
-from benchmarks.serving.figures import Level, knee
+from benchmarks.serving.figures import Level
+from benchmarks.serving.findings import Findings
+from benchmarks.serving.knee import highest_held
 from benchmarks.serving.plan import Plan
-from benchmarks.serving.report import CAVEAT, COMPARED, few_words, of_perfect, spread_words, verdict
-from benchmarks.serving.run import Findings
+from benchmarks.serving.report import CAVEAT, COMPARED, INCOMPLETE, measured_words, of_perfect, spread_words
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1f; background: #fff; max-width: 1340px; margin: 2rem auto;
@@ -40,14 +41,12 @@ def page(plan: Plan, findings: Findings, facts: Mapping[str, Any]) -> str:
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="note">{escape(when)}, {escape(findings.server)}, revision {escape(str(facts["revision"]))}</p>',
+        *([] if findings.complete else [f"<p><b>{INCOMPLETE}</b></p>"]),
         _tiles(findings),
         _pictures(plan, findings),
         "<h2>Loads</h2>",
         _levels(findings.levels),
-        *(
-            f'<p class="note">{escape(line)}</p>'
-            for line in [*few_words(findings.levels), *verdict(findings.levels, plan.latency_limit)]
-        ),
+        *(f'<p class="note">{escape(line)}</p>' for line in measured_words(plan, findings.levels)),
         *_bare(findings),
         *(_stages(found) for found in findings.levels if found.stages),
         "<h2>What was asked, and where</h2>",
@@ -85,7 +84,9 @@ def _pictures(plan: Plan, findings: Findings) -> str:
     pictures = {
         "Throughput against concurrency": plots.throughput(levels, bare),
         "Latency: share of requests answered within": plots.latency_cdf(levels, findings.runs),
-        "Latency against the rate of arrivals": plots.latency_against_rate(levels, knee(levels, plan.latency_limit)),
+        "Latency against the rate of arrivals": plots.latency_against_rate(
+            levels, highest_held(levels, plan.latency_limit)
+        ),
         "Time line: each request when it was over": plots.time_line(levels, findings.runs),
     }
     drawn = [
@@ -98,7 +99,7 @@ def _pictures(plan: Plan, findings: Findings) -> str:
 
 def _levels(levels: Sequence[Level]) -> str:
     head = (
-        *("load", "requests", "failed", "requests/s", "s of audio/s", "of perfect batching", "real-time factor"),
+        *("load", "requests", "failed", "requests/s", "s of audio/s", "of perfect batching", "latency over duration"),
         *("latency p50, s", "p90, s", "p95, s", "p99, s"),
         *(["first audio p50 / p95 / p99, s", "stalled"] if any(found.first_audio for found in levels) else []),
     )
@@ -113,7 +114,7 @@ def _level(found: Level, base: Level | None) -> Cells:
     errors = ", ".join(f"{number} {kind}" for kind, number in sorted(found.errors.items())) or 0
     first = [spread_words(found.first_audio), f"{found.stalled_share or 0:.0%}"] if found.first_audio else []
     perfection = "-" if perfect is None else f"{perfect:.0%}"
-    throughput = (found.requests_per_second, found.audio_seconds_per_second, perfection, found.real_time_factor)
+    throughput = (found.requests_per_second, found.audio_seconds_per_second, perfection, found.latency_over_duration)
     return (found.name, found.requests, errors, *throughput, *seconds, *first)
 
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from typing import TextIO
 
-from benchmarks.serving.records import Record
+from benchmarks.serving.records import Phase, Record
 
 LIVE_INTERVAL = 0.2  # seconds
 LINE_INTERVAL = 10.0
@@ -37,7 +37,7 @@ class Progress:
         self._under_way += 1
         self._show()
 
-    def ended(self, record: Record) -> None:
+    def ended(self, record: Record, phase: Phase) -> None:
         self._under_way -= 1
         self._counts[record.error or "answered"] += 1
         self._audio_seconds += record.audio_seconds

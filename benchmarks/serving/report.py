@@ -8,10 +8,13 @@ from statistics import mean
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.serving.figures import LEAST_REQUESTS, PERCENTILES, Level, Spread, knee
+from benchmarks.columns import aligned
+from benchmarks.serving import knee
+from benchmarks.serving.figures import PERCENTILES, Level, Spread
+from benchmarks.serving.findings import Findings
+from benchmarks.serving.knee import LEAST_REQUESTS, complaint, held, highest_held, latency_limit
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.records import Record, Run
-from benchmarks.serving.run import KNEE_REQUESTS, Findings
 
 PACKAGES = ("numpy", "tritonclient", "nvidia-pytriton", "onnxruntime")
 COMPARED = (
@@ -21,6 +24,16 @@ COMPARED = (
 FEW = "'-' for a percentile: too few requests for it; " + ", ".join(
     f"p{share} takes {least}" for share, least in PERCENTILES.items() if least > 1
 )
+DURATION = (
+    "latency over duration: a request's latency over the seconds of one of its variations, the median; below 1 a song "
+    "is there before it could have been played"
+)
+DEFINITIONS = {
+    "latency_over_duration": DURATION,
+    "stages": "Triton's statistics of all `sent` requests, those that warmed up included; every other figure is of the "
+    "`requests` that began in the window, and rates of what lay in it",
+}
+INCOMPLETE = "Not complete: this is what was measured until now, or until the run ended early."
 CAVEAT = "Whatever else runs on the machine shows in every figure; the load averages say how much there was."
 
 Row = Sequence[str]
@@ -36,7 +49,10 @@ def prediction(plan: Plan) -> str:
     }
     kinds = ", ".join(f"{number} {kind}" for kind, number in shares.items())
     levels = (len(plan.concurrency) * plan.rounds, len(plan.rates))
-    knee_words = f" and the knee (each of its rates until {KNEE_REQUESTS} requests are due)"
+    knee_words = (
+        f" and the knee ({knee.ALONE} and {knee.FILLED} in flight first; each of its rates until "
+        f"{knee.KNEE_REQUESTS} requests are due and {knee.KNEE_SONGS} songs could have been made one by one)"
+    )
     lines = [
         f"scenario {plan.scenario.name}: {audio:.3g} s of audio and {takes:.3g} takes a request on average; "
         f"of {len(cards)}, {kinds}",
@@ -49,7 +65,7 @@ def prediction(plan: Plan) -> str:
 
 def table(levels: Sequence[Level]) -> str:
     """One line for each load; latencies in seconds, from when a request was due."""
-    head = ["load", "requests", "failed", "req/s", "audio_s/s", "of_perfect", "RTF"]
+    head = ["load", "requests", "failed", "req/s", "audio_s/s", "of_perfect", "latency_over_duration"]
     head += ["p50_s", "p90_s", "p95_s", "p99_s", "first_audio_p50_s"]
     base = next((found for found in levels if found.loop == "closed"), None)
     return aligned([head, *(_row(found, base) for found in levels)])
@@ -62,7 +78,7 @@ def _row(found: Level, base: Level | None) -> Row:
         found.requests_per_second,
         found.audio_seconds_per_second,
         of_perfect(found, base),
-        found.real_time_factor,
+        found.latency_over_duration,
         *percentiles,
         found.first_audio.p50 if found.first_audio else None,
     )
@@ -102,16 +118,23 @@ def bare_lines(findings: Findings) -> list[str]:
 def words(plan: Plan, findings: Findings) -> str:
     """Everything that was measured, for people."""
     levels = findings.levels
-    parts = ["measured:", table(levels), *few_words(levels)]
+    parts = [] if findings.complete else [INCOMPLETE]
+    parts += ["measured:", table(levels)]
     parts += [line for found in levels if (line := stream_line(found))]
     parts += [f"errors at {found.name}: {errors}" for found in levels if (errors := _counts(found.errors))]
     if levels and (busiest := _busiest(levels)).stages:
         parts += [f"Triton's statistics at {busiest.name}, warming up included:", stage_table(busiest)]
     parts += bare_lines(findings)
-    parts += verdict(levels, plan.latency_limit)
+    parts += measured_words(plan, levels)
     if findings.statistics_missing:
         parts.append(f"queue times and batch sizes unknown: {findings.statistics_missing}")
     return "\n".join([*parts, CAVEAT])
+
+
+def measured_words(plan: Plan, levels: Sequence[Level]) -> list[str]:
+    """What the table's columns mean, what its rates say, and where Triton's statistics may not belong to it."""
+    doubts = [f"at {found.name} {found.stages_doubt}" for found in levels if found.stages_doubt]
+    return [DURATION, *few_words(levels), *verdict(levels, plan.latency_limit), *doubts]
 
 
 def few_words(levels: Sequence[Level]) -> list[str]:
@@ -120,20 +143,25 @@ def few_words(levels: Sequence[Level]) -> list[str]:
 
 
 def verdict(levels: Sequence[Level], wished: float | None) -> list[str]:
-    """Which rate was held, and of which that cannot be said."""
+    """Which rate was held, why others were not, and of which nothing can be said."""
     rates = [found for found in levels if found.loop == "open"]
     few = [found for found in rates if found.requests < LEAST_REQUESTS]
     lines = [f"too few requests to say whether {one.name} was held: {one.requests} of {LEAST_REQUESTS}" for one in few]
     if len(few) == len(rates):
         return lines
-    rate = knee(levels, wished)
-    return [f"the highest rate that was held: {rate:.3g}/s" if rate else "no rate was held", *lines]
+    rate, limit = highest_held(levels, wished), latency_limit(levels, wished)
+    reasons = [f"{one.name} was not held: {complaint(one, limit)}" for one in rates if held(one, limit) is False]
+    return [f"the highest rate that was held: {rate:.3g}/s" if rate else "no rate was held", *reasons, *lines]
 
 
 def document(plan: Plan, findings: Findings) -> dict[str, Any]:
     """The same for machines; times in seconds where no unit is named."""
+    levels = findings.levels
+    limit = latency_limit(levels, plan.latency_limit)
     return {
         "benchmark": "serving",
+        "complete": findings.complete,
+        "definitions": DEFINITIONS,
         "machine": machine.facts(PACKAGES),
         "load_average": findings.load_average,
         "server": findings.server,
@@ -141,8 +169,9 @@ def document(plan: Plan, findings: Findings) -> dict[str, Any]:
         "bounds": asdict(plan.bounds),
         "rounds": plan.rounds,
         "streamed": plan.stream,
-        "levels": [_level(found, findings) for found in findings.levels],
-        "knee_per_second": knee(findings.levels, plan.latency_limit),
+        "levels": [_level(found, findings) | _holding(found, limit) for found in levels],
+        "latency_limit": limit if any(found.loop == "open" for found in levels) else None,
+        "knee_per_second": highest_held(levels, plan.latency_limit),
         "bare": {
             "compared": COMPARED,
             "levels": [asdict(findings.bare_level(concurrency)) for concurrency in sorted(findings.bare)],
@@ -173,6 +202,14 @@ def _level(found: Level, findings: Findings) -> dict[str, Any]:
     return {**asdict(found), "of_perfect": of_perfect(found, lowest), "samples": samples}
 
 
+def _holding(found: Level, limit: float) -> dict[str, Any]:
+    """Of an open loop, whether its rate was held, null where too few came; and why not."""
+    if found.loop == "closed":
+        return {}
+    verdict = held(found, limit)
+    return {"held": verdict, "not_held_because": complaint(found, limit) if verdict is False else None}
+
+
 def _sample(record: Record, run: Run) -> dict[str, Any]:
     """A request with its times from the opening of its window."""
     first = {} if record.first_audio is None else {"first_audio": round(record.first_audio - run.opened, 4)}
@@ -199,8 +236,3 @@ def _word(value: float | None) -> str:
 
 def spread_words(found: Spread | None) -> str:
     return "-" if found is None else " / ".join(map(_word, (found.p50, found.p95, found.p99)))
-
-
-def aligned(rows: Sequence[Row]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True)) for row in rows)

@@ -17,6 +17,9 @@ from songstarter_client.trust import Trust
 
 TIMEOUT = 5.0
 NANOSECONDS_PER_MS = 1e6
+# What Triton may count more or less than its caller: a request at an edge, and test requests every few seconds.
+SLACK, SLACK_SHARE = 1, 0.05
+SECONDS_OF_TEST_REQUESTS = 5.0
 
 Snapshot = Mapping[str, Mapping[str, Any]]  # a model's statistics by its name
 
@@ -100,6 +103,20 @@ class TritonStatistics:
         if self._trust:
             return http.client.HTTPSConnection(str(self._address), timeout=TIMEOUT, context=self._trust.context)
         return http.client.HTTPConnection(str(self._address), timeout=TIMEOUT)
+
+
+def doubt(found: Sequence[StageFigures], model: str, answered: int, sent: int, seconds: float) -> str | None:
+    """Why the figures may be those of other requests than ours, which went to ``model``; None if they fit.
+
+    Behind one address may stand several servers: a song is made by one of them, the statistics come from another.
+    """
+    counted = sum(stage.requests + stage.failed for stage in found if stage.model == model)
+    slack = SLACK + SLACK_SHARE * sent
+    if counted < answered - slack:
+        return f"Triton counted {counted} requests of {model}, {answered} were answered: ask one server, not several"
+    if counted > sent + slack + seconds / SECONDS_OF_TEST_REQUESTS:
+        return f"Triton counted {counted} requests of {model}, {sent} were sent: others use the server too"
+    return None
 
 
 def stage_figures(stretches: Sequence[Stretch]) -> list[StageFigures]:

@@ -23,7 +23,9 @@ from benchmarks.serving import cli, plots
 from benchmarks.serving.arrivals import poisson
 from benchmarks.serving.asking import Heard, Player
 from benchmarks.serving.axes import linear, logarithmic
-from benchmarks.serving.figures import Level, held, knee, level, spread
+from benchmarks.serving.figures import Level, level, spread
+from benchmarks.serving.findings import Findings
+from benchmarks.serving.knee import held, highest_held
 from benchmarks.serving.load import Bounds, Sender, closed_loop, open_loop
 from benchmarks.serving.page import page
 from benchmarks.serving.plan import Plan
@@ -31,7 +33,7 @@ from benchmarks.serving.progress import Progress
 from benchmarks.serving.prometheus import Exporter
 from benchmarks.serving.records import Record, Run
 from benchmarks.serving.report import document, prediction, stream_line, table, verdict, words
-from benchmarks.serving.run import Findings, http_address
+from benchmarks.serving.run import http_address
 from benchmarks.serving.scenario import Asked, BadScenario, Scenario
 from benchmarks.serving.triton import Stretch, stage_figures
 from songstarter.errors import Unavailable
@@ -72,11 +74,11 @@ def test_songs_at_the_edges_of_a_window_count_by_the_time_they_spend_in_it() -> 
     found = level("closed", 1, [run])
     assert found.requests_per_second == pytest.approx(1.75 / 10)
     assert found.audio_seconds_per_second == pytest.approx(8 * 1.75 / 10)
-    # Latencies are those of the two that began in it, and RTF is theirs over 8 s.
+    # Latencies are those of the two that began in it, and so is latency over duration, of songs of 8 s.
     assert found.requests == 2
     assert found.latency is not None
     assert (found.latency.p50, found.latency.max) == (5.5, 7)
-    assert found.real_time_factor == pytest.approx(5.5 / 8)
+    assert found.latency_over_duration == pytest.approx(5.5 / 8)
 
 
 def test_steady_requests_give_their_true_rate_whatever_the_window() -> None:
@@ -94,16 +96,17 @@ def test_failures_are_counted_by_kind_and_make_no_audio() -> None:
 
 
 def arriving(rate: float, latency: float, errors: int = 0) -> Level:
-    good = [record(number, number + latency) for number in range(20)]
+    """As steady as can be, from long before the window to its end."""
+    good = [record(number, number + latency) for number in range(-20, 20)]
     return level("open", rate, [Run(good + [record(1, 2, error="Unavailable")] * errors, 0, 20)])
 
 
 def test_the_knee_is_the_highest_rate_before_one_that_is_not_held() -> None:
     levels = [arriving(1, 1.0), arriving(2, 1.5), arriving(4, 9.0), arriving(8, 1.0)]
-    assert knee(levels, None) == 2
-    assert knee(levels, 10.0) == 8
-    assert knee([arriving(1, 1.0), arriving(2, 1.0, errors=1)], None) == 1
-    assert knee(levels, 0.5) is None
+    assert highest_held(levels, None) == 2
+    assert highest_held(levels, 10.0) == 8
+    assert highest_held([arriving(1, 1.0), arriving(2, 1.0, errors=1)], None) == 1
+    assert highest_held(levels, 0.5) is None
 
 
 def test_too_few_requests_say_neither_that_a_rate_is_held_nor_that_it_is_not() -> None:
@@ -111,15 +114,19 @@ def test_too_few_requests_say_neither_that_a_rate_is_held_nor_that_it_is_not() -
     assert held(few, limit=1.0) is None
     assert held(arriving(1, 1.0), limit=1.0)
     assert held(arriving(1, 1.1), limit=1.0) is False
-    assert knee([few], None) is None
-    assert knee([arriving(1, 1.0), few, arriving(4, 1.0)], None) == 4
+    assert highest_held([few], None) is None
+    assert highest_held([arriving(1, 1.0), few, arriving(4, 1.0)], None) == 4
     said = verdict([arriving(1, 1.0), few], None)
     assert said == [
         "the highest rate that was held: 1/s",
         "too few requests to say whether 2/s was held: 19 of 20",
     ]
     assert verdict([few], None) == said[1:]
-    assert verdict([arriving(1, 9.0), few], 1.0) == ["no rate was held", said[1]]
+    assert verdict([arriving(1, 9.0), few], 1.0) == [
+        "no rate was held",
+        "1/s was not held: p95 is 9 s, the limit 1 s",
+        said[1],
+    ]
     assert verdict([], None) == []
 
 
@@ -403,6 +410,9 @@ def test_the_document_says_all_that_the_table_says(findings: Findings) -> None:
     assert found["bare"]["ratios"].keys() == {"1", "8"}
     assert len(found["levels"][3]["samples"]) == 28
     assert found["knee_per_second"] == 1.5
+    assert found["latency_limit"] == pytest.approx(4 * 0.8)
+    assert [one.get("held") for one in found["levels"]] == [None, None, True, False]
+    assert found["levels"][3]["not_held_because"] == "11% failed"
     assert [one["latency"]["p90"] is None for one in found["levels"]] == [True, False, False, False]
     assert [one["latency"]["p95"] is None for one in found["levels"]] == [True, False, False, False]
     assert [one["latency"]["p99"] for one in found["levels"]] == [None] * 4
@@ -423,7 +433,7 @@ def test_progress_says_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> N
     progress.start("4 in flight")
     for one in (record(0, 1), record(0, 1, error="TimedOut")):
         progress.began()
-        progress.ended(one)
+        progress.ended(one, "window")
     assert stream.getvalue() == ""
     later = time.monotonic() + 11
     monkeypatch.setattr(time, "monotonic", lambda: later)
@@ -436,16 +446,19 @@ def test_prometheus_sees_the_run_while_it_lasts() -> None:
         exporter.start("closed", 4)
         exporter.began()
         exporter.began()
-        exporter.ended(record(0, 1.5))
+        exporter.ended(record(0, 1.5), "window")
+        exporter.ended(record(0, 9.0), "warm_up")
         port = exporter.port
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             text = answer.read().decode()
     for line in (
-        'songstarter_bench_requests_total{outcome="answered"} 1.0',
-        "songstarter_bench_requests_in_flight 1.0",
+        'songstarter_bench_requests_total{outcome="answered",phase="window"} 1.0',
+        'songstarter_bench_requests_total{outcome="answered",phase="warm_up"} 1.0',
+        "songstarter_bench_requests_in_flight 0.0",
         'songstarter_bench_load{loop="closed"} 4.0',
-        "songstarter_bench_audio_seconds_total 8.0",
-        'songstarter_bench_latency_seconds_bucket{le="2.0"} 1.0',
+        'songstarter_bench_audio_seconds_total{phase="window"} 8.0',
+        'songstarter_bench_latency_seconds_bucket{le="+Inf",phase="window"} 1.0',
+        'songstarter_bench_latency_seconds_bucket{le="2.0",phase="warm_up"} 0.0',
     ):
         assert line in text
 
