@@ -15,7 +15,7 @@ A graph for a device that samples also ends in a sampler, and stands beside thos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,11 @@ import torch
 
 from export.device_memory import write_memory_graphs
 from export.graph import Graph
-from export.linear import FORMS, Form
+from export.linear import FORMS, Form, linear_of_rounded
 from export.memory_form import MemoryForm
+from export.rounding import round_weights
 from export.sampler import write_sampler
+from export.songs import Songs, noise
 from songstarter.errors import CheckpointError
 from songstarter.stages.decoder import CROSS_GRAPH, GRAPH
 from songstarter.stages.runtime import CROSS_PREFIX
@@ -78,12 +80,15 @@ def form_of(precision: str, device: str) -> Form:
     return FORMS[precision, device]
 
 
-def write_decoder(model: torch.nn.Module, shape: Shape, form: Form, folder: Path) -> list[Path]:
-    """Write the decoder's graphs into ``folder`` and return their paths."""
+def write_decoder(
+    model: torch.nn.Module, shape: Shape, form: Form, folder: Path, songs: Songs | None = None
+) -> list[Path]:
+    """Write the decoder's graphs into ``folder`` and return their paths; ``songs``, else noise, decide on roundings."""
     state = model.state_dict()
+    linear = linear_of_rounded(round_weights(model, songs or noise(model))) if form.rounds else form.linear
     paths = [folder / GRAPH.name]
     with Graph(paths[0]) as graph:
-        _DecoderGraph(graph, shape, form, state, form.keeping.of(model)).write()
+        _DecoderGraph(graph, shape, replace(form, linear=linear), state, form.keeping.of(model)).write()
         if form.samples:
             write_sampler(graph, codebooks=shape.codebooks, vocabulary=shape.vocabulary)
     if shape.attends_to_text:

@@ -18,7 +18,14 @@ KNOWN = (3, 9)  # columns of each slot's first call: slots at lengths of their o
 PREFIX = 40
 PIECE = 16  # positions that a slot is filled by at a time
 # The largest difference allowed, in standard deviations of the logits.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.05, "fp16_kv8": 0.3, "int8": 0.5, "int8_kv8": 0.6}
+TOLERANCES: dict[Precision, float] = {
+    "fp32": 1e-4,
+    "fp16": 0.05,
+    "fp16_kv8": 0.3,
+    "int8": 0.5,
+    "int8_kv8": 0.6,
+    "int4_kv8": 3.0,
+}
 
 
 def check_decoder(model: torch.nn.Module, repository: Path, checkpoint: Checkpoint) -> Check:

@@ -15,9 +15,10 @@ from export.decoder_check import check_decoder
 from export.manifest import describe
 from export.melody_encoder import export_melody_encoder
 from export.repository import Staging, graph_folder
+from export.songs import own_songs
 from export.text_encoder import export_text_encoder
 from export.verify import Check, require_agreement
-from songstarter.checkpoint import MANIFEST, Device, Precision
+from songstarter.checkpoint import MANIFEST, TOKENIZER, Device, Precision
 from songstarter.contract import (
     CODEC_DECODER,
     CODEC_ENCODER,
@@ -27,7 +28,6 @@ from songstarter.contract import (
     TEXT_ENCODER,
 )
 from songstarter.digests import digest
-from songstarter.faces.conditioning import TOKENIZER
 
 Step = Callable[[str], AbstractContextManager[None]]  # told what begins; left when it is done
 WriteGraph = Callable[[Loaded, Path], list[Check]]
@@ -70,7 +70,8 @@ def export(wanted: Export, into: Path, step: Step) -> list[Check]:
         with step(DECODER):
             decoder = loaded.model.decoder
             shape = shape_of(decoder, checkpoint.decoder.positions)
-            write_decoder(decoder, shape, form, graph_folder(staging.folder, DECODER))
+            songs = own_songs(loaded) if form.rounds else None
+            write_decoder(decoder, shape, form, graph_folder(staging.folder, DECODER), songs)
             checks.append(check_decoder(decoder, staging.folder, checkpoint))
         require_agreement(checks)
         with step("install"):

@@ -6,7 +6,7 @@ another: a song's numbers must not depend on its neighbours in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from export.graph import Graph
 from export.memory_form import FloatMemory, FoldedMemory, MemoryForm, ScaledMemory
+from export.rounding import Rounded
 
 Linear = Callable[[Graph, str, str, np.ndarray], str]
 
@@ -37,7 +38,28 @@ def linear_fp16(graph: Graph, name: str, x: str, weight: np.ndarray) -> str:
 
 def linear_int8(graph: Graph, name: str, x: str, weight: np.ndarray) -> str:
     """An integer product: one scale per activation row, found on the fly, and one per output channel."""
-    levels, scales = quantize_per_channel(weight)
+    return _integer_product(graph, name, x, *quantize_per_channel(weight))
+
+
+def linear_of_rounded(rounded: Mapping[str, Rounded]) -> Linear:
+    """As ``linear_int8``, with weights that were rounded beforehand, by the names of their modules."""
+
+    def linear(graph: Graph, name: str, x: str, weight: np.ndarray) -> str:
+        parts = [rounded[module] for module in _modules_of(name, rounded)]
+        levels, scales = (np.concatenate([getattr(part, of) for part in parts]) for of in ("levels", "scales"))
+        return _integer_product(graph, name, x, levels, scales)
+
+    return linear
+
+
+def _modules_of(name: str, known: Mapping[str, Rounded]) -> list[str]:
+    """The modules that a product of the graph carries out at once."""
+    if name.endswith(".qkv"):
+        return [f"{name.removesuffix('.qkv')}.{letter}_proj" for letter in "qkv"]
+    return [name] if name in known else [f"{name}.{k}" for k in range(sum(key.startswith(name) for key in known))]
+
+
+def _integer_product(graph: Graph, name: str, x: str, levels: np.ndarray, scales: np.ndarray) -> str:
     row_scale, quantized = _quantize_rows(graph, name, x)
     zero_point = graph.constant(np.array(ZERO_POINT, np.uint8))
     columns = graph.weight(f"{name}.levels", levels.T)
@@ -75,6 +97,7 @@ class Form:
     activation: type[np.generic]  # what products take and give; the residual stream is always fp32
     keeping: type[MemoryForm]
     samples: bool = False  # the graph ends in tokens, so that logits need not leave its device
+    rounds: bool = False  # products take weights that were rounded with a look at songs
     adds_in_norm: bool = False  # one kernel fewer for each norm: on a GPU small ones cost what they launch
 
     @property
@@ -87,6 +110,7 @@ FORMS: dict[tuple[str, str], Form] = {
     ("fp32", "cpu"): Form(linear_fp32, np.float32, FloatMemory),
     ("int8", "cpu"): Form(linear_int8, np.float32, FloatMemory),
     ("int8_kv8", "cpu"): Form(linear_int8, np.float32, ScaledMemory),
+    ("int4_kv8", "cpu"): Form(linear_int8, np.float32, ScaledMemory, rounds=True),
     ("fp16", "cpu"): Form(linear_fp16, np.float16, FloatMemory),
     ("fp16", "cuda"): Form(linear_fp16, np.float16, FloatMemory, samples=True, adds_in_norm=True),
     ("fp16_kv8", "cuda"): Form(linear_fp16, np.float16, FoldedMemory, samples=True, adds_in_norm=True),

@@ -14,11 +14,13 @@ from typing import Any, Literal
 from songstarter.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+TOKENIZER = Path("songstarter/1/tokenizer.json")  # in a repository
 FORMAT = 1
 FORGIVEN_FRAMES = 1e-3
 
 Family = Literal["melody", "text"]
-Precision = Literal["fp32", "fp16", "fp16_kv8", "int8", "int8_kv8"]  # of weights; kv8: of keys and values too
+# Of weights; kv8: of keys and values too.
+Precision = Literal["fp32", "fp16", "fp16_kv8", "int8", "int8_kv8", "int4_kv8"]
 Device = Literal["cpu", "cuda"]
 
 

@@ -2,7 +2,7 @@
 
 What operators ask most, as PromQL over these:
 
-- seconds of audio made per second, the real-time factor of the service:
+- seconds of audio made per second, how many times real time the service is:
   ``sum(rate(songstarter_audio_seconds_total[5m]))``
 - batch occupancy, the share of the slots that play:
   ``sum(rate(songstarter_slot_seconds_total[5m])) / sum(songstarter_slots)``

@@ -26,6 +26,7 @@ MEMORY_TYPES: dict[Precision, type[np.generic]] = {
     "fp16_kv8": np.int8,
     "int8": np.float32,
     "int8_kv8": np.int8,
+    "int4_kv8": np.int8,
 }
 KEPT_ROWS = 8  # of a family whose prefix is part of the memory
 

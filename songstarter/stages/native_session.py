@@ -72,6 +72,8 @@ class NativeSession:
         if not address:
             raise MemoryError("there is no memory for the decoder's weights")
         self._opened = ctypes.c_void_p(address)
+        self._library.decoder_weight_bytes.restype = ctypes.c_int64
+        self.weight_bytes: int = self._library.decoder_weight_bytes(self._opened)  # of what every step multiplies by
         self._last_memory: tuple[Mapping[str, Place], ctypes.Array[ctypes.c_void_p]] = {}, addresses([])
         self.computed_by = f"decoder.c for {instructions.name}"
         self.in_blocks = layout.remembers_bytes

@@ -65,7 +65,7 @@ class Session:
     def __init__(
         self, path: Path, *, device: Device = "cpu", threads: int = 0, captures: bool = False, spins: bool = True
     ) -> None:
-        """Load the graph; ``threads`` 0 takes every core that is granted. One that ``captures`` can be run as a CUDA graph.
+        """Load the graph; ``threads`` 0 takes every core granted. One that ``captures`` can be run as a CUDA graph.
 
         Where it ``spins``, threads that wait for work keep their cores: good for a decoder's many small operators, bad
         for whoever else needs the cores.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from songstarter.array import Array
 from songstarter.checkpoint import Checkpoint, Family, Precision
 from songstarter.stages.conditioning import HIDDEN, SEEN
 from songstarter.stages.decoder import GRAPH, MEMORY_TYPES
-from songstarter.stages.graph_weights import Weights
+from songstarter.stages.graph_weights import DATA_SUFFIX, Weights
 from songstarter.stages.native import processor
 from songstarter.stages.native.compile import DECODER
 from songstarter.stages.native.layout import Layout
@@ -129,7 +130,10 @@ def place(block: Array) -> Place:
     return Place("cpu", block.dtype.type, block.shape, block.ctypes.data)
 
 
-@pytest.fixture(scope="module", params=[(f, p) for f in get_args(Family) for p in ("int8", "int8_kv8")], ids="-".join)
+PRECISIONS = ("int8", "int8_kv8", "int4_kv8")
+
+
+@pytest.fixture(scope="module", params=[(f, p) for f in get_args(Family) for p in PRECISIONS], ids="-".join)
 def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setting:
     family, precision = request.param
     loaded: Loaded = request.getfixturevalue("melody_checkpoint" if family == "melody" else "text_checkpoint")
@@ -232,6 +236,31 @@ def test_a_filling_reads_what_its_row_shares_however_long_it_is(setting: Setting
         block[:, row, :length] = 99
     shared = np.array([[holder - row, length]], np.int32)
     assert np.array_equal(setting.run(setting.native(), memory, row, at, shared=shared), expected)
+
+
+@pytest.mark.parametrize("setting", [("melody", "int4_kv8"), ("text", "int4_kv8")], ids="-".join, indirect=True)
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])  # by vectors, and by tiles where there are any
+def test_weights_of_half_a_byte_are_the_bytes_that_they_stand_for(setting: Setting, rows: int, tmp_path: Path) -> None:
+    """One level that no factor divides keeps the last matrix in bytes, and changes one channel of it."""
+    spoilt = Setting(tmp_path / GRAPH, setting.checkpoint)
+    shutil.copytree(setting.graph.parent, spoilt.graph.parent)
+    weights = Weights.of(spoilt.graph)
+    assert weights is not None
+    heads = weights.index["lm_heads.levels"]
+    with spoilt.graph.with_name(spoilt.graph.name + DATA_SUFFIX).open("r+b") as data:
+        data.seek(heads.offset)
+        data.write(bytes([61, 59]))  # of the first two channels
+    halves, whole = setting.native(), spoilt.native()
+    inputs, channels = heads.shape
+    assert whole.weight_bytes - halves.weight_bytes == inputs * channels * 15 // 32
+    found, expected = (session_run(setting, session, rows) for session in (halves, whole))
+    assert np.array_equal(found[..., 2:], expected[..., 2:])
+    assert not np.array_equal(found[..., :2], expected[..., :2])
+
+
+def session_run(setting: Setting, session: NativeSession, rows: int) -> Array:
+    """The logits [row, channel] of the first rows."""
+    return setting.run(session, setting.copy(), 0, HELD[:rows]).reshape(rows, -1)
 
 
 @pytest.mark.parametrize("setting", [("melody", "int8"), ("melody", "int8_kv8")], ids="-".join, indirect=True)

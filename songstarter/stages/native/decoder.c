@@ -321,6 +321,20 @@ static void pass(void *of, int number) {
 /* Whether the kernel lets this process use what this library was compiled for. */
 int decoder_allowed(void) { return ask_for_tiles(); }
 
+static size_t bytes_of(const Matrix *m) { return panel_bytes(m->inputs, m->halved) * m->outputs / PANEL; }
+
+/* Of the matrices that every call reads. */
+int64_t decoder_weight_bytes(const Decoder *d) {
+    size_t bytes = bytes_of(&d->heads);
+    for (int i = 0; i < d->shape.layers; i++) {
+        const Layer *l = d->layers + i;
+        bytes += bytes_of(&l->qkv) + bytes_of(&l->out) + bytes_of(&l->up) + bytes_of(&l->down);
+        if (d->shape.text_places)
+            bytes += bytes_of(&l->cross_query) + bytes_of(&l->cross_out);
+    }
+    return (int64_t)bytes;
+}
+
 /* Compute a call; one at a time. */
 void decoder_run(Decoder *d, const Call *call) {
     d->call = call;

@@ -8,6 +8,7 @@
 #include "matrix.h"
 #include "team.h"
 #include "tiles.h"
+#include "unpacking.h"
 #include "vectors.h"
 
 enum {
@@ -49,24 +50,19 @@ static void quantise(const float *x, int width, int row, Quantised *into) {
 
 /* A register full of sums, each of four more products of an unsigned and a signed byte. */
 #if defined(__AVX512VNNI__)
-typedef __m512i Sums;
 /* Not by the intrinsic: around that, gcc 12 copies every sum twice in each round of the loop. */
-static inline Sums add_products(Sums sums, const uint8_t *weights, int32_t activations) {
-    __m512i w = _mm512_loadu_si512(weights), a = _mm512_set1_epi32(activations);
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(w), "v"(a));
+static inline Sums add_products(Sums sums, Sums weights, int32_t activations) {
+    __m512i a = _mm512_set1_epi32(activations);
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(a));
     return sums;
 }
 #else
-typedef __m256i Sums;
 /* 2 * 127 * 127 fits into the 16 bits of a pair's sum: that is why weights keep to 7 bits. */
-static inline Sums add_products(Sums sums, const uint8_t *weights, int32_t activations) {
-    __m256i w = _mm256_loadu_si256((const __m256i *)weights);
-    __m256i pairs = _mm256_maddubs_epi16(w, _mm256_set1_epi32(activations));
+static inline Sums add_products(Sums sums, Sums weights, int32_t activations) {
+    __m256i pairs = _mm256_maddubs_epi16(weights, _mm256_set1_epi32(activations));
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 #endif
-
-enum { REGISTERS = PANEL * sizeof(int32_t) / sizeof(Sums) }; /* that hold a panel's sums for one row */
 
 static inline void finish(const Sums *panel, const Matrix *m, const Quantised *from, int row, int channel, float *to,
                           Ending ending) {
@@ -80,25 +76,54 @@ static inline void finish(const Sums *panel, const Matrix *m, const Quantised *f
     }
 }
 
+/* DEEP inputs of a panel's channels: `count` rows from `levels` on, a constant once inlined, times two registers. */
+static inline __attribute__((always_inline)) void add_deep(
+    const int count, const int8_t *levels, int inputs, const Sums weights[REGISTERS], Sums sums[][REGISTERS]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < count; r++) {
+        int32_t four;
+        memcpy(&four, levels + (size_t)r * inputs, DEEP);
+#pragma GCC unroll 4
+        for (int i = 0; i < REGISTERS; i++)
+            sums[r][i] = add_products(sums[r][i], weights[i], four);
+    }
+}
+
+static inline __attribute__((always_inline)) void sum_bytes(
+    const int count, const uint8_t *panel, const int8_t *levels, int inputs, Sums sums[][REGISTERS]) {
+    for (int k = 0; k < inputs; k += DEEP, panel += PANEL * DEEP) {
+        for (int i = 0; i < PANEL * DEEP; i += LINE)
+            __builtin_prefetch(panel + PANEL_AHEAD + i);
+        Sums weights[REGISTERS];
+        memcpy(weights, panel, sizeof weights);
+        add_deep(count, levels + k, inputs, weights, sums);
+    }
+}
+
+static inline __attribute__((always_inline)) void sum_halves(
+    const int count, const uint8_t *panel, const int8_t *levels, int inputs, Sums sums[][REGISTERS]) {
+    const uint8_t *halves = panel + inputs / GROUP * PANEL;
+    for (int k = 0; k < inputs; k += GROUP, panel += PANEL) {
+        Unpacking by = unpacking(panel);
+        for (int deep = 0; deep < GROUP; deep += DEEP, halves += PANEL / 2 * DEEP) {
+            __builtin_prefetch(halves + PANEL_AHEAD);
+            Sums weights[REGISTERS];
+            unpack(halves, by, weights);
+            add_deep(count, levels + k + deep, inputs, weights, sums);
+        }
+    }
+}
+
 /* `count` rows, a constant once inlined, against one panel: `to` [row, outputs] gets PANEL channels of them. */
 static inline __attribute__((always_inline)) void multiply_abreast(
     const int count, const Matrix *m, const Quantised *from, int row, int channel, float *to, Ending ending) {
-    const uint8_t *weights = m->panels + (size_t)channel * m->inputs;
     const int8_t *levels = from->levels + (size_t)row * m->inputs;
     Sums sums[ABREAST][REGISTERS];
     memset(sums, 0, sizeof sums);
-    for (int k = 0; k < m->inputs; k += DEEP, weights += PANEL * DEEP) {
-        for (int i = 0; i < PANEL * DEEP; i += LINE)
-            __builtin_prefetch(weights + PANEL_AHEAD + i);
-#pragma GCC unroll 8
-        for (int r = 0; r < count; r++) {
-            int32_t four;
-            memcpy(&four, levels + (size_t)r * m->inputs + k, DEEP);
-#pragma GCC unroll 4
-            for (int i = 0; i < REGISTERS; i++)
-                sums[r][i] = add_products(sums[r][i], weights + i * sizeof(Sums), four);
-        }
-    }
+    if (m->halved)
+        sum_halves(count, panel_of(m, channel), levels, m->inputs, sums);
+    else
+        sum_bytes(count, panel_of(m, channel), levels, m->inputs, sums);
     for (int r = 0; r < count; r++)
         finish(sums[r], m, from, row + r, channel, to, ending);
 }
@@ -118,11 +143,10 @@ static void multiply_rows(int count, const Matrix *m, const Quantised *from, int
 
 /* The same for as many rows as there are, where the processor sums by tiles. */
 static void multiply_by_tiles(int count, const Matrix *m, const Quantised *from, int channel, float *to, Ending ending) {
-    const uint8_t *panel = m->panels + (size_t)channel * m->inputs;
     int32_t sums[2 * TILE_ROWS * PANEL] __attribute__((aligned(LINE)));
     for (int row = 0; row < count; row += 2 * TILE_ROWS) {
         int here = count - row < 2 * TILE_ROWS ? count - row : 2 * TILE_ROWS;
-        sum_by_tiles(from->levels + (size_t)row * m->inputs, panel, m->inputs, here > TILE_ROWS, sums);
+        sum_by_tiles(from->levels + (size_t)row * m->inputs, m, channel, here > TILE_ROWS, sums);
         for (int r = 0; r < here; r++)
             finish((const Sums *)(sums + r * PANEL), m, from, row + r, channel, to, ending);
     }

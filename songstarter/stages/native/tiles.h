@@ -10,14 +10,15 @@
 #define SONGSTARTER_TILES_H
 
 #include "matrix.h"
+#include "unpacking.h"
 
 enum {
     TILE_ROWS = 16,
     TILE_BYTES = 64, /* of a row */
     TILES = 8,
     FEWEST_ROWS = 3, /* fewer are bound by memory either way */
-    GROUP_BYTES = PANEL * DEEP,
-    ROUND_BYTES = TILE_BYTES / DEEP * GROUP_BYTES, /* of a panel, that one round sums */
+    DEEP_BYTES = PANEL * DEEP,
+    ROUND_BYTES = TILE_BYTES / DEEP * DEEP_BYTES, /* of a panel, that one round sums */
 };
 
 #if defined(__AMX_INT8__)
@@ -58,19 +59,36 @@ static void take_tiles(void) {
 
 static void give_tiles_back(void) { _tile_release(); }
 
+/* What one round sums of a panel, 64 inputs from input `k` on: as bytes, wherever they are. */
+static inline __attribute__((always_inline)) const uint8_t *bytes_of_round(
+    const int halved, const uint8_t *panel, int inputs, int k, uint8_t unpacked[ROUND_BYTES]) {
+    const uint8_t *there = panel + (halved ? inputs / GROUP * PANEL + k * PANEL / 2 : k * PANEL);
+    for (int i = 0; i < (halved ? ROUND_BYTES / 2 : ROUND_BYTES); i += LINE)
+        __builtin_prefetch(there + PANEL_AHEAD + i);
+    if (!halved)
+        return there;
+    for (int group = 0; group < TILE_BYTES / GROUP; group++) {
+        Unpacking by = unpacking(panel + (k / GROUP + group) * PANEL);
+        for (int deep = 0; deep < GROUP; deep += DEEP, there += PANEL / 2 * DEEP, unpacked += PANEL * DEEP)
+            unpack(there, by, (Sums *)unpacked);
+    }
+    return unpacked - ROUND_BYTES;
+}
+
 /* Of 16 rows, or of 32: those that nobody asked for are computed from whatever lies there. */
-static void sum_by_tiles(const int8_t *levels, const uint8_t *panel, int inputs, int twice, int32_t *sums) {
+static inline __attribute__((always_inline)) void sum_rounds(
+    const int halved, const int8_t *levels, const uint8_t *panel, int inputs, int twice, int32_t *sums) {
+    uint8_t unpacked[2][ROUND_BYTES] __attribute__((aligned(LINE))); /* two, for tiles are loaded behind the writing */
     const int8_t *others = levels + (size_t)TILE_ROWS * inputs;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int k = 0; k < inputs; k += TILE_BYTES, panel += ROUND_BYTES) {
-        for (int i = 0; i < ROUND_BYTES; i += LINE)
-            __builtin_prefetch(panel + PANEL_AHEAD + i);
+    for (int k = 0; k < inputs; k += TILE_BYTES) {
+        const uint8_t *round = bytes_of_round(halved, panel, inputs, k, unpacked[k / TILE_BYTES % 2]);
         _tile_loadd(4, levels + k, inputs);
-        _tile_loadd(6, panel, GROUP_BYTES);
-        _tile_loadd(7, panel + GROUP_BYTES / 2, GROUP_BYTES);
+        _tile_loadd(6, round, DEEP_BYTES);
+        _tile_loadd(7, round + DEEP_BYTES / 2, DEEP_BYTES);
         _tile_dpbsud(0, 4, 6);
         _tile_dpbsud(1, 4, 7);
         if (twice) {
@@ -88,14 +106,21 @@ static void sum_by_tiles(const int8_t *levels, const uint8_t *panel, int inputs,
     }
 }
 
+static void sum_by_tiles(const int8_t *levels, const Matrix *m, int channel, int twice, int32_t *sums) {
+    if (m->halved)
+        sum_rounds(1, levels, panel_of(m, channel), m->inputs, twice, sums);
+    else
+        sum_rounds(0, levels, panel_of(m, channel), m->inputs, twice, sums);
+}
+
 #else
 
 static int ask_for_tiles(void) { return 1; } /* there is nothing to refuse */
 static inline int suits_tiles(int rows, int inputs) { return (void)rows, (void)inputs, 0; }
 static void take_tiles(void) {}
 static void give_tiles_back(void) {}
-static void sum_by_tiles(const int8_t *levels, const uint8_t *panel, int inputs, int twice, int32_t *sums) {
-    (void)levels, (void)panel, (void)inputs, (void)twice, (void)sums; /* nothing suits them */
+static void sum_by_tiles(const int8_t *levels, const Matrix *m, int channel, int twice, int32_t *sums) {
+    (void)levels, (void)m, (void)channel, (void)twice, (void)sums; /* nothing suits them */
 }
 
 #endif
