@@ -13,6 +13,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from songstarter.stages.kv_memory import ROWS_PER_SLOT
+from songstarter.stages.native_session import open_native
+
+TEXT_PLACES = 256  # of a family that has any; it changes no weight
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,14 @@ def traffic_of(graph_path: Path) -> Traffic:
     """Read a decoder graph's weights and memory; a table that is only looked up costs a few rows, taken as none."""
     graph = onnx.load(graph_path, load_external_data=False).graph
     looked_up = {node.input[0] for node in graph.node if node.op_type.startswith("Gather")}
-    weights = sum(_bytes(tensor) for tensor in graph.initializer if tensor.name not in looked_up)
+    native = open_native(graph_path, threads=1, text_places=TEXT_PLACES)  # it may read weights in a shorter form
+    weights = native.weight_bytes if native else _weights(graph, looked_up)
     memory = [value.type.tensor_type for value in graph.input if value.name.startswith(("key_", "value_"))]
     return Traffic(weights, sum(map(_bytes_per_position, memory)))
+
+
+def _weights(graph: onnx.GraphProto, looked_up: set[str]) -> int:
+    return sum(_bytes(tensor) for tensor in graph.initializer if tensor.name not in looked_up)
 
 
 def _bytes(tensor: TensorProto) -> int:

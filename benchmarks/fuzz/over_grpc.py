@@ -58,8 +58,10 @@ def broken_protobuf(random: Random, target: Target) -> Outcome:
 
 
 def broken_protobuf_in_a_stream(random: Random, target: Target) -> Outcome:
-    parts = [right_message(random) for _ in range(random.randint(1, 3))]
-    parts[random.randrange(len(parts))] = random.choice((noise(random), damaged(random, right_message(random))))
+    """All for one model: a stream that asks both ends Triton 24.10 now and then (DECISIONS.md, one stream)."""
+    model = random.choice(PUBLIC)
+    parts = [right_message(random, model) for _ in range(random.randint(1, 3))]
+    parts[random.randrange(len(parts))] = random.choice((noise(random), damaged(random, right_message(random, model))))
     call_stream = target.channel.stream_stream(SERVICE + "ModelStreamInfer")
     try:
         return "answered" if [*call_stream(iter(parts), timeout=PATIENCE)] else "refused"
@@ -106,8 +108,8 @@ def content(random: Random, datatype: str, count: int) -> bytes:
     return b"".join(number.to_bytes(8, "little")[: SIZES.get(datatype, 4)] for number in numbers)
 
 
-def right_message(random: Random) -> bytes:
-    message = messages.ModelInferRequest(model_name=random.choice(PUBLIC))
+def right_message(random: Random, model: str | None = None) -> bytes:
+    message = messages.ModelInferRequest(model_name=model or random.choice(PUBLIC))
     short(random, message)
     for name, datatype, data in (
         ("num_outputs", "INT32", struct.pack("<i", 1)),
