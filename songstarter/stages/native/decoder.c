@@ -70,7 +70,7 @@ typedef struct {
 static void embed(Decoder *d, int number) {
     const Call *call = d->call;
     const Shape *s = &d->shape;
-    for (int row = number; row < call->rows; row += d->team.threads) {
+    for (int row = number; row < call->rows; row += d->team.working) {
         float *x = d->x + (size_t)row * s->hidden;
         memset(x, 0, s->hidden * sizeof(float));
         for (int k = 0; k < s->codebooks; k++)
@@ -99,7 +99,7 @@ static void normalise(const float *x, Norm norm, int width, float *to) {
 /* Quantise `count` rows of x [row, width], normalised first where there is a norm. */
 static void quantise_rows(Decoder *d, int number, const float *x, int count, int width, const Norm *norm) {
     float normed[width];
-    for (int row = number; row < count; row += d->team.threads) {
+    for (int row = number; row < count; row += d->team.working) {
         const float *from = x + (size_t)row * width;
         if (norm) {
             normalise(from, *norm, width, normed);
@@ -170,7 +170,7 @@ static void remember_bytes(const Decoder *d, const Layer *layer, const Memory *m
 
 /* A head is one thread's: of bytes, positions that follow each other share words of memory. */
 static void remember_all(Decoder *d, int number, const Layer *layer, const Memory *memory) {
-    for (int head = number; head < d->shape.heads; head += d->team.threads)
+    for (int head = number; head < d->shape.heads; head += d->team.working)
         if (layer->key_scale)
             remember_bytes(d, layer, memory, head);
         else
@@ -264,7 +264,7 @@ static void attend_to_text(
 static int heads_of_span(const Decoder *d) {
     enum { SPANS_FOR_A_THREAD = 4 };
     int heads = d->shape.heads, spans = (heads + MOST_TOGETHER - 1) / MOST_TOGETHER;
-    int wanted = d->team.threads > 1 ? SPANS_FOR_A_THREAD * d->team.threads : 1;
+    int wanted = d->team.working > 1 ? SPANS_FOR_A_THREAD * d->team.working : 1;
     while (spans < heads && spans * d->call->rows < wanted)
         spans++;
     return (heads + spans - 1) / spans;
