@@ -24,7 +24,7 @@ enum {
     DEEP = 4,           /* inputs that one instruction sums for a channel */
     WEIGHT_OFFSET = 64, /* weights are unsigned bytes: level + 64, from 0 to 127 */
     PANEL_AHEAD = 6144, /* bytes that are asked of memory before they are read: what the processor foresees by itself is
-                           less, and ends at every page */
+                           less, and ends at every page; of halves, half of it */
     GROUP = 32,         /* inputs of a channel that share a factor */
     HALF_OFFSET = 8,
     MOST_FACTOR = WEIGHT_OFFSET / HALF_OFFSET,

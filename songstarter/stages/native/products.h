@@ -106,7 +106,7 @@ static inline __attribute__((always_inline)) void sum_halves(
     for (int k = 0; k < inputs; k += GROUP, panel += PANEL) {
         Unpacking by = unpacking(panel);
         for (int deep = 0; deep < GROUP; deep += DEEP, halves += PANEL / 2 * DEEP) {
-            __builtin_prefetch(halves + PANEL_AHEAD);
+            __builtin_prefetch(halves + PANEL_AHEAD / 2);
             Sums weights[REGISTERS];
             unpack(halves, by, weights);
             add_deep(count, levels + k + deep, inputs, weights, sums);

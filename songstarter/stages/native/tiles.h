@@ -63,8 +63,9 @@ static void give_tiles_back(void) { _tile_release(); }
 static inline __attribute__((always_inline)) const uint8_t *bytes_of_round(
     const int halved, const uint8_t *panel, int inputs, int k, uint8_t unpacked[ROUND_BYTES]) {
     const uint8_t *there = panel + (halved ? inputs / GROUP * PANEL + k * PANEL / 2 : k * PANEL);
-    for (int i = 0; i < (halved ? ROUND_BYTES / 2 : ROUND_BYTES); i += LINE)
-        __builtin_prefetch(there + PANEL_AHEAD + i);
+    int shorter = halved ? 2 : 1;
+    for (int i = 0; i < ROUND_BYTES / shorter; i += LINE)
+        __builtin_prefetch(there + PANEL_AHEAD / shorter + i);
     if (!halved)
         return there;
     for (int group = 0; group < TILE_BYTES / GROUP; group++) {
