@@ -15,7 +15,7 @@ from songstarter.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 TOKENIZER = Path("songstarter/1/tokenizer.json")  # in a repository
-FORMAT = 1
+FORMAT = 2  # of the manifest, and of the Python files beside the graphs
 FORGIVEN_FRAMES = 1e-3
 
 Family = Literal["melody", "text"]
