@@ -30,11 +30,11 @@ def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path) -> None:
     [
         (b"", "is not JSON"),
         (b"\xb8\x00", "is not JSON"),
-        (b"[]", "is not of format 1"),
-        (b"{}", "is not of format 1"),
-        (b'{"format": 2}', "is not of format 1"),
-        (b'{"format": 1}', "is incomplete"),
-        (b'{"format": 1, "melody": null, "text": {"end_token": 1}}', "is incomplete"),
+        (b"[]", "is not of format 2"),
+        (b"{}", "is not of format 2"),
+        (b'{"format": 1}', "is not of format 2"),
+        (b'{"format": 2}', "is incomplete"),
+        (b'{"format": 2, "melody": null, "text": {"end_token": 1}}', "is incomplete"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_says_to_export_again(content: bytes, reason: str, tmp_path: Path) -> None:
