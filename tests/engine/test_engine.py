@@ -16,7 +16,7 @@ from songstarter.array import Array
 from songstarter.delay_pattern import DelayPattern
 from songstarter.engine.engine import Engine
 from songstarter.engine.scheduler import Scheduler
-from songstarter.engine.service import EngineService
+from songstarter.engine.service import SICK, EngineService
 from songstarter.engine.take import Beginning, Chunk, ChunkSizes, Outcome, Take
 from songstarter.errors import Cancelled, SongstarterError, TakeFailed, Unavailable
 from songstarter.request import Sampling
@@ -202,6 +202,19 @@ def test_a_newcomer_is_filled_little_by_little_while_others_play() -> None:
     assert ends.frames(first) == solo(1, frames=300)
 
 
+@pytest.mark.parametrize(("playing", "most"), [(1, 16), (4, 16), (5, 20), (9, 36)])
+def test_the_more_play_the_more_is_filled_with_each_step(playing: int, most: int) -> None:
+    decoder = CountingDecoder(playing + 1)
+    engine = Engine(decoder, PATTERN, max_waiting=20)
+    engine.submit([make_take(song, Ends(), frames=50) for song in range(1, playing + 1)])
+    for _ in range(playing):  # one begins with each
+        engine.step()
+    decoder.pieces.clear()
+    engine.submit([Take(beginning(20, positions=200), GREEDY, 0, 0, 3, WHOLE, Ends())])
+    engine.step()
+    assert decoder.pieces == [most]
+
+
 def test_a_burst_of_newcomers_holds_up_a_playing_song_no_more_than_one_does() -> None:
     ends = Ends()
     decoder = CountingDecoder(16)
@@ -236,6 +249,30 @@ def test_variations_wait_for_a_beginning_that_is_being_filled() -> None:
     assert isinstance(ends.error(variations[0]), Cancelled)
     assert decoder.begun == 2
     assert ends.frames(variations[1]) == ends.frames(variations[2]) == solo(2)
+
+
+def test_a_cancelled_take_keeps_its_slot_while_others_wait_for_what_fills_it() -> None:
+    """A newcomer in it would be given their beginning, or they the newcomer's."""
+    ends = Ends()
+    engine = Engine(CountingDecoder(3), PATTERN, max_waiting=8)
+    well = make_take(1, ends, frames=300)
+    engine.submit([well])
+    engine.step()
+    shared = beginning(2, positions=100)
+    first, second = (Take(shared, GREEDY, 0, variation, 3, WHOLE, ends) for variation in range(2))
+    engine.submit([first, second])
+    engine.step()
+    first.cancel()
+    newcomer = make_take(5, ends, frames=40)
+    engine.submit([newcomer])
+    for _ in range(3):
+        engine.step()
+        assert first not in ends.outcomes
+    run(engine)
+    assert isinstance(ends.error(first), Cancelled)
+    assert ends.frames(second) == solo(2)
+    assert ends.frames(newcomer) == solo(5, frames=40)
+    assert ends.frames(well) == solo(1, frames=300)
 
 
 def test_a_whole_request_cancelled_while_it_is_filled_ends_at_the_next_step() -> None:
@@ -322,6 +359,18 @@ def test_logits_that_are_no_numbers_end_their_take_alone() -> None:
     assert ends.frames(well) == solo(1)
 
 
+def test_a_take_whose_logits_are_no_numbers_leaves_its_slot_to_others() -> None:
+    ends = Ends()
+    decoder = CountingDecoder(1)
+    decoder.poisoned.add(2.0)
+    engine = Engine(decoder, PATTERN, max_waiting=8)
+    ill, well = make_take(2, ends), make_take(1, ends)
+    engine.submit([ill, well])
+    run(engine)
+    assert isinstance(ends.error(ill), TakeFailed)
+    assert ends.frames(well) == solo(1)
+
+
 def test_a_take_that_cannot_begin_fails_alone() -> None:
     ends = Ends()
     engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
@@ -331,6 +380,21 @@ def test_a_take_that_cannot_begin_fails_alone() -> None:
     run(engine)
     assert "the take could not begin" in str(ends.error(ill))
     assert ends.frames(well) == solo(1)
+
+
+def test_a_take_whose_opening_cannot_be_takes_no_slot_with_it(capfd: pytest.CaptureFixture[str]) -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    prefix = np.ones((3, 2), np.float32)
+    misshapen = Beginning([Prefix(prefix, prefix)], np.zeros((7, 3), np.int32), [Window(0, 8, 3)])
+    ill, well = Take(misshapen, GREEDY, 0, 0, 3, WHOLE, ends), make_take(1, ends)
+    engine.submit([ill])
+    engine.submit([well])
+    run(engine)
+    assert "the take could not begin" in str(ends.error(ill))
+    assert ends.frames(well) == solo(1)
+    (line,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert (line["event"], line["error"]) == ("beginning_failed", "ValueError")
 
 
 def test_a_request_that_does_not_fit_the_queue_is_refused_whole() -> None:
@@ -343,6 +407,16 @@ def test_a_request_that_does_not_fit_the_queue_is_refused_whole() -> None:
     engine.submit([make_take(2, ends)])
     run(engine)
     assert len(ends.outcomes) == 4
+
+
+def test_the_lowest_free_slot_is_given_away_first() -> None:
+    """A step computes every row up to the highest slot in use."""
+    scheduler = Scheduler(3, max_waiting=8)
+    scheduler.enqueue([make_take(song, Ends()) for song in range(1, 6)])
+    assert [admitted[0] for _ in range(3) if (admitted := scheduler.admit())] == [0, 1, 2]
+    for slot in (0, 2):
+        scheduler.release(slot)
+    assert [admitted[0] for _ in range(2) if (admitted := scheduler.admit())] == [0, 2]
 
 
 def test_a_slot_that_is_just_being_given_away_is_still_counted() -> None:
@@ -400,14 +474,60 @@ def test_variations_that_get_slots_at_different_times_begin_alike_whoever_is_fil
 
 
 def test_a_long_beginning_is_filled_in_pieces_even_when_nobody_plays() -> None:
-    ends = Ends()
-    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
-    take = Take(beginning(2, positions=1000), GREEDY, 0, 0, 3, WHOLE, ends)
+    ends, decoder = Ends(), CountingDecoder(1)
+    engine = Engine(decoder, PATTERN, max_waiting=8)
+    take = Take(beginning(2, positions=600), GREEDY, 0, 0, 3, WHOLE, ends)
     engine.submit([take])
     engine.step()
+    assert decoder.pieces == [256]
+    assert decoder.memory[0] == 0
     take.cancel()
     engine.step()
     assert isinstance(ends.error(take), Cancelled)
+    assert decoder.steps == 0
+
+
+class MeasuringDecoder(CountingDecoder):
+    """Insists that every row is said to hold what was filled and fed, no more and no less."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self.held = np.zeros((slots, 2), np.int64)
+        self.being_filled: set[int] = set()
+
+    def begin(self, slot: int, prefix: Prefix, columns: Array) -> Filling:
+        filling = super().begin(slot, prefix, columns)
+        self.held[slot] = filling.lengths
+        self.being_filled.add(slot)
+        return filling
+
+    def copy(self, source: int, target: int, lengths: Array) -> None:
+        super().copy(source, target, lengths)
+        self.held[target] = lengths
+
+    def next_columns(self, columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> Columns:
+        found = super().next_columns(columns, lengths, draws)
+        for slot, draw in draws.items():
+            self.being_filled.discard(slot)
+            assert (lengths[slot] == self.held[slot]).all()
+            self.held[slot] += np.arange(2) < draw.rows
+        for slot in self.being_filled:  # what the step writes there must not hit what was filled
+            assert (lengths[slot] == self.held[slot]).all()
+        return found
+
+
+def test_rows_grow_by_a_position_with_each_step_of_their_own_and_by_none_with_others() -> None:
+    """Of variations too, whichever begins later: the first has gone on meanwhile."""
+    ends = Ends()
+    engine = Engine(MeasuringDecoder(3), PATTERN, max_waiting=20)
+    shared = beginning(5, frames=12)
+    variations = [Take(shared, GREEDY, 0, variation, 3, WHOLE, ends) for variation in range(3)]
+    engine.submit([make_take(1, ends, frames=5), *variations])
+    engine.submit([Take(beginning(3, positions=90), GREEDY, 0, 0, 3, WHOLE, ends)])
+    unguided = Beginning([Prefix(np.full((3, 2), 7, np.float32), None)], None, [Window(0, 10, 0)])
+    engine.submit([Take(unguided, Sampling(temperature=0, guidance=1), 0, 0, 3, WHOLE, ends)])  # its second row idles
+    run(engine)
+    assert all(ends.frames(take) == solo(5, frames=12) for take in variations)
 
 
 class FlakyDecoder(CountingDecoder):
@@ -458,6 +578,53 @@ def test_a_service_whose_steps_all_fail_answers_no_pulse() -> None:
     service.stop()
 
 
+class StumblingDecoder(CountingDecoder):
+    """Raises in every tenth step."""
+
+    def next_columns(self, columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> Columns:
+        found = super().next_columns(columns, lengths, draws)
+        if self.steps % 10 == 0:
+            raise RuntimeError("the device stumbled")
+        return found
+
+
+def test_a_service_whose_steps_fail_now_and_then_is_not_sick() -> None:
+    """Only failures that follow each other count, or every process would be replaced in the end."""
+    ends = Ends()
+    service = EngineService(Engine(StumblingDecoder(1), PATTERN, max_waiting=8))
+    for song in range(1, SICK + 3):
+        take = make_take(song, ends, frames=15)
+        service.submit([take])
+        wait_until(lambda take=take: take in ends.outcomes)  # type: ignore[misc]
+        assert "a decode step failed" in str(ends.error(take))
+    beats: list[int] = []
+    service.pulse(lambda: beats.append(1))
+    wait_until(lambda: beats == [1])
+    service.stop()
+
+
+def test_steps_that_only_fill_are_no_failures() -> None:
+    """A long beginning takes many of them while nothing plays."""
+    ends = Ends()
+    said: list[object] = []
+
+    class AskingDecoder(CountingDecoder):
+        def fill(self, filling: Filling, most: int) -> None:
+            super().fill(filling, most)
+            if len(self.pieces) == SICK + 2:
+                try:
+                    service.pulse(lambda: said.append("answered"))
+                except TakeFailed as error:
+                    said.append(error)
+
+    service = EngineService(Engine(AskingDecoder(1), PATTERN, max_waiting=8))
+    take = Take(beginning(1, positions=256 * (SICK + 4)), GREEDY, 0, 0, 3, WHOLE, ends)
+    service.submit([take])
+    wait_until(lambda: take in ends.outcomes and said != [])
+    service.stop()
+    assert said == ["answered"]
+
+
 def test_the_service_outlives_a_step_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
     ends = Ends()
     service = EngineService(Engine(FlakyDecoder(2), PATTERN, max_waiting=8))
@@ -501,6 +668,21 @@ def test_who_has_heard_the_last_of_a_take_hears_no_more_of_it() -> None:
     assert engine.idle
 
 
+def test_who_could_not_be_told_the_last_of_a_take_is_not_told_of_an_error_either() -> None:
+    """It may have been told after all: what ``deliver`` raised says nothing of that."""
+    ends = Ends()
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    unlucky = make_take(2, ends)
+    unlucky.deliver = lambda take, outcome: ends(take, TakeFailed(f"{1 // 0}"))
+    engine.submit([unlucky])
+    with pytest.raises(ZeroDivisionError):
+        run(engine)
+    unlucky.deliver = ends
+    engine.end_all_in_slots(TakeFailed("a decode step failed"))
+    assert unlucky not in ends.outcomes
+    assert engine.idle
+
+
 class StickingDecoder(CountingDecoder):
     """Hangs in its first step until it may go on."""
 
@@ -531,6 +713,34 @@ def test_a_pulse_is_answered_between_two_steps_and_not_while_one_hangs() -> None
     service.stop()
     with pytest.raises(Unavailable, match="stopping"):
         service.pulse(print)
+
+
+def test_a_pulse_is_answered_between_steps_while_songs_play() -> None:
+    ends = Ends()
+    service = EngineService(Engine(CountingDecoder(1), PATTERN, max_waiting=8))
+    long = make_take(1, ends, frames=20_000)
+    service.submit([long])
+    beats: list[int] = []
+    for _ in range(5):
+        service.pulse(lambda: beats.append(1))
+    wait_until(lambda: len(beats) == 5)
+    assert long not in ends.outcomes
+    service.stop()
+
+
+def test_a_pulse_that_was_taken_is_answered_even_if_the_service_stops() -> None:
+    beats: list[str] = []
+    decoder = StickingDecoder(1)
+    service = EngineService(Engine(decoder, PATTERN, max_waiting=8))
+    service.submit([make_take(3, Ends())])
+    wait_until(decoder.stuck.is_set)
+    service.pulse(lambda: beats.append("taken"))
+    stopping = threading.Thread(target=service.stop)
+    stopping.start()
+    wait_until(lambda: service._stopping)
+    decoder.may_go_on.set()
+    stopping.join(10)
+    assert beats == ["taken"]
 
 
 def test_a_service_that_stops_ends_every_take_and_takes_no_more() -> None:

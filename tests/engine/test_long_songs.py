@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_engine import GREEDY, PATTERN, WHOLE, CountingDecoder, Ends, make_take, run
+from test_engine import GREEDY, PATTERN, WHOLE, CountingDecoder, Ends, beginning, make_take, run
 
 from songstarter.engine.engine import Engine
 from songstarter.engine.occupant import Occupant
@@ -15,11 +15,15 @@ from songstarter.stages.filling import Prefix
 from songstarter.windows import Window, windows_of
 
 
-def long_take(song: float, ends: Ends, frames: int, *, chunks: ChunkSizes = WHOLE) -> Take:
-    """A take of windows of 20 frames, each with a prefix of its own: ``song`` in the first, one more in each next."""
+def long_beginning(song: float, frames: int, positions: int = 3) -> Beginning:
+    """Of windows of 20 frames, each with a prefix of its own: ``song`` in the first, one more in each next."""
     windows = windows_of(frames, window_frames=20)
-    prefixes = [np.full((3, 2), song + number, np.float32) for number in range(len(windows))]
-    return Take(Beginning([Prefix(p, p) for p in prefixes], None, windows), GREEDY, 0, 0, 3, chunks, ends)
+    prefixes = [np.full((positions, 2), song + number, np.float32) for number in range(len(windows))]
+    return Beginning([Prefix(p, p) for p in prefixes], None, windows)
+
+
+def long_take(song: float, ends: Ends, frames: int, *, chunks: ChunkSizes = WHOLE) -> Take:
+    return Take(long_beginning(song, frames), GREEDY, 0, 0, 3, chunks, ends)
 
 
 def window_by_window(song: float, frames: int) -> list[list[int]]:
@@ -50,6 +54,41 @@ def test_a_long_song_is_its_windows_one_after_the_other(sizes: ChunkSizes) -> No
     run(engine)
     for song, take in takes.items():
         assert ends.frames(take) == window_by_window(song, take.beginning.frames)
+
+
+def test_variations_in_different_windows_do_not_take_each_other_s_beginnings() -> None:
+    """One that got its slot later is in its first window while the other enters its second, and the other way round."""
+    ends = Ends()
+    engine = Engine(CountingDecoder(2), PATTERN, max_waiting=8)
+    shared = long_beginning(1, 95)
+    variations = [Take(shared, GREEDY, 0, variation, 3, WHOLE, ends) for variation in range(2)]
+    engine.submit([make_take(9, ends, frames=30), *variations])
+    run(engine)
+    assert [ends.frames(take) for take in variations] == [window_by_window(1, 95)] * 2
+
+
+def test_a_song_does_not_go_on_before_its_next_window_is_filled() -> None:
+    ends = Ends()
+    engine = Engine(CountingDecoder(2), PATTERN, max_waiting=8)
+    long = Take(long_beginning(1, 45, positions=100), GREEDY, 0, 0, 3, WHOLE, ends)
+    engine.submit([make_take(9, ends, frames=300), long])
+    run(engine)
+    assert ends.frames(long) == window_by_window(1, 45)
+
+
+def test_a_window_that_begins_waits_behind_those_who_are_filled_already() -> None:
+    """A song of many windows would otherwise go before everybody who came while it played."""
+    ends, decoder = Ends(), CountingDecoder(2)
+    engine = Engine(decoder, PATTERN, max_waiting=8)
+    engine.submit([long_take(1, ends, 21)])
+    engine.step()
+    engine.submit([Take(beginning(2, positions=900), GREEDY, 0, 0, 3, WHOLE, ends)])
+    decoder.pieces.clear()
+    run(engine)
+    *newcomer, window = decoder.pieces
+    assert 256 in newcomer  # nobody played: the song was between its windows
+    assert sum(newcomer) == 900
+    assert window < 20
 
 
 def test_a_long_song_stays_in_its_slot_and_does_not_hold_up_the_others() -> None:
@@ -90,3 +129,11 @@ def test_a_long_song_that_is_cancelled_between_two_windows_ends() -> None:
     take.cancel()
     engine.step()
     assert isinstance(ends.error(take), Cancelled)
+
+
+def test_a_song_of_several_windows_is_filled_once_for_the_statistics() -> None:
+    """What is observed is how long a take waited until it played."""
+    engine = Engine(CountingDecoder(1), PATTERN, max_waiting=8)
+    engine.submit([Take(long_beginning(1, 95), GREEDY, 0, 0, 3, WHOLE, Ends())])
+    run(engine)
+    assert len(engine.statistics.fill_seconds) == 1

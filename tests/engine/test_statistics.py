@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import pytest
 from test_engine import GREEDY, PATTERN, WHOLE, CountingDecoder, Ends, beginning, make_take, run
 
+from songstarter.array import Array
 from songstarter.engine.engine import Engine
 from songstarter.engine.statistics import MOST_KEPT
 from songstarter.engine.take import Take
@@ -26,6 +28,8 @@ from songstarter.metrics import (
     TOKENS,
     Series,
 )
+from songstarter.stages.filling import Filling
+from songstarter.stages.sampler import Columns, Draw
 
 COLUMNS = 11  # of ten frames, with the last codebook one late
 CODEBOOKS = 4
@@ -56,6 +60,28 @@ def test_slot_seconds_are_those_of_all_slots_together() -> None:
     engine.step()
     passed = time.perf_counter() - began
     assert passed < totals(engine)[SLOT_SECONDS.name] <= 3 * passed
+
+
+class SlowDecoder(CountingDecoder):
+    """Takes a twentieth of a second for whatever it does."""
+
+    def fill(self, filling: Filling, most: int) -> None:
+        time.sleep(0.05)
+        super().fill(filling, most)
+
+    def next_columns(self, columns: Array, lengths: Array, draws: Mapping[int, Draw]) -> Columns:
+        time.sleep(0.05)
+        return super().next_columns(columns, lengths, draws)
+
+
+def test_a_slot_is_held_while_it_is_filled_and_in_the_step_that_gives_it_back() -> None:
+    engine = Engine(SlowDecoder(2), PATTERN, max_waiting=8)
+    engine.submit([make_take(song, Ends(), frames=1) for song in (1, 2)])
+    began = time.perf_counter()
+    run(engine)
+    passed = time.perf_counter() - began
+    assert engine.statistics.steps == 2
+    assert 2 * 0.05 * (2 + 2) < engine.statistics.slot_seconds <= 2 * passed
 
 
 def test_variations_fill_once_and_copy_the_rest() -> None:

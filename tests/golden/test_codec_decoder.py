@@ -24,7 +24,7 @@ from export.codec_decoder import (
 from export.verify import require_agreement
 from songstarter.array import Array
 from songstarter.checkpoint import Codec
-from songstarter.chunks import AHEAD, LONGEST, REACH, SongDecoder
+from songstarter.chunks import AHEAD, KEPT, LONGEST, REACH, SongDecoder
 from songstarter.stages.session import Session
 
 HOP = 640
@@ -106,6 +106,22 @@ def test_the_graph_takes_the_longest_chunk_as_it_takes_theexample(codec: Any, ru
     torch.testing.assert_close(
         decoded_in_chunks(run, codec, song, [3 * LONGEST]), decoded_whole(codec, song), **TOLERANCE
     )
+
+
+def test_no_run_is_longer_than_the_longest_however_many_codes_come_at_once() -> None:
+    """Or a song that comes as a whole takes the memory of a whole song."""
+    widths: list[int] = []
+
+    def silent(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        rows, _, width = inputs["codes"].shape
+        widths.append(width)
+        samples = np.zeros((rows, (KEPT + width - 2 * REACH) * HOP), np.float32)
+        return {"waveform": samples, "next_memory": inputs["memory"]}
+
+    song = SongDecoder(silent, Codec(4, 2048, 250, (6, 8)), channels=2, frames=1_234)
+    assert song.push(np.zeros((2, 4, 1_234), np.int64)).shape == (2, 1_234 * HOP)
+    assert max(widths) <= LONGEST + 2 * REACH
+    assert song.complete
 
 
 @pytest.mark.slow

@@ -164,6 +164,16 @@ def test_a_song_does_not_depend_on_what_was_kept(loaded: Loaded, stage: Callable
     assert left == {2}
 
 
+def test_a_slot_forgets_the_longer_prefix_that_it_held(loaded: Loaded, stage: Callable[[str], DecoderStage]) -> None:
+    stage_fp32 = stage("fp32")
+    long = random_prefix(loaded)
+    short = Prefix(long.guided[:7] + 1, long.null[:7] + 1)
+    columns = np.random.default_rng(6).integers(0, 2048, (loaded.codebooks, 6))
+    fresh = play(stage_fp32, short, columns, slot=1, known=2)
+    play(stage_fp32, long, columns, slot=0, known=2)
+    assert (play(stage_fp32, short, columns, slot=0, known=2) == fresh).all()
+
+
 def test_an_evicted_beginning_is_computed_again(loaded: Loaded, stage: Callable[[str], DecoderStage]) -> None:
     stage_fp32 = stage("fp32")
     prefix = random_prefix(loaded)

@@ -72,6 +72,16 @@ def test_equals_are_kept_as_the_twin_keeps_them(instructions: InstructionSet) ->
 
 
 @EVERY_SET
+def test_a_token_stays_where_the_likelier_ones_weigh_exactly_the_mass(instructions: InstructionSet) -> None:
+    """Where the first number falls on it, and where the second one draws."""
+    native, steps = NativeSampler(instructions), 500
+    logits = np.zeros((1, 2, 8, 16), np.float32)  # sixteen equals, each of exactly a sixteenth: five are kept
+    draws = ({0: Draw(Sampling(top_p=0.25), 1, 0, step)} for step in range(steps))
+    tokens = np.concatenate([tokens_of(native(logits, one))[0] for one in draws])
+    assert np.bincount(tokens, minlength=16) / (8 * steps) == pytest.approx([0.2] * 5 + [0] * 11, abs=0.03)
+
+
+@EVERY_SET
 @pytest.mark.parametrize("sampling", [Sampling(top_k=5), Sampling(top_p=0.6), Sampling(top_k=0)])
 def test_draws_follow_the_kept_distribution(instructions: InstructionSet, sampling: Sampling) -> None:
     native, count = NativeSampler(instructions), 20_000
@@ -84,17 +94,20 @@ def test_draws_follow_the_kept_distribution(instructions: InstructionSet, sampli
 
 @EVERY_SET
 @pytest.mark.parametrize("what", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_no_numbers_are_their_takes_alone(instructions: InstructionSet, what: float) -> None:
+@pytest.mark.parametrize("row", [0, 1])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("token", [0, 17, 63])
+def test_logits_that_are_no_numbers_are_their_takes_alone(
+    instructions: InstructionSet, what: float, row: int, guidance: float, token: int
+) -> None:
     native = NativeSampler(instructions)
     logits = logits_of(3, 64)
-    draws = {slot: Draw(Sampling(), 1, 0, slot) for slot in range(3)}
+    draws = {slot: Draw(Sampling(guidance=guidance), 1, 0, slot) for slot in range(3)}
     sound = native(logits, draws)
-    logits[1, 1, 7, 63] = what
+    logits[1, row, 7, token] = what
     found = native(logits, draws)
-    assert found[1] is None
+    assert (found[1] is None) == (row == 0 or guidance != 1)  # where nothing is guided, the null row does not count
     assert tokens_of({slot: found[slot] for slot in (0, 2)}) == tokens_of({slot: sound[slot] for slot in (0, 2)})
-    alone = {1: Draw(Sampling(guidance=1), 1, 0, 1)}
-    assert native(logits, alone)[1] is not None  # nothing is guided, so the null row does not count
 
 
 def test_every_instruction_set_draws_the_same() -> None:

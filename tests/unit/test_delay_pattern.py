@@ -47,3 +47,12 @@ def test_a_column_fills_only_what_is_unknown() -> None:
         grid.push(np.array([99, 99, 99, 99]))
     assert (grid.frames(0, 4)[:, :2] == opening).all()
     assert (grid.frames(0, 4)[:, 2:] == 99).all()
+
+
+def test_an_opening_is_complete_from_the_start_and_each_frame_when_its_last_code_is_there() -> None:
+    grid = Grid(MONO, frames=6, opening=np.zeros((4, 2), np.int32))
+    complete = [grid.complete]
+    while not grid.done:
+        grid.push(np.zeros(4, np.int32))
+        complete.append(grid.complete)
+    assert complete == [2, 2, 2, 2, 3, 4, 5, 6]

@@ -25,6 +25,10 @@ def waveform(*channels: list[float]) -> Waveform:
     return Waveform(np.array(channels, np.float32), RATE)
 
 
+def one_after_the_other(*pieces: Waveform) -> Waveform:
+    return Waveform(np.concatenate([piece.samples for piece in pieces], axis=1), RATE)
+
+
 CHECK_VECTORS = [  # spec 5.1: signal, LUFS, gain to -14
     pytest.param(sine(997, 0.5, (1, 1)), -6.0669, 0.401184, id="997 Hz, 0.5, both channels"),
     pytest.param(sine(997, 0.5), -9.0772, 0.567359, id="997 Hz, 0.5, mono"),
@@ -61,16 +65,27 @@ def test_the_shelf_lifts_the_top_by_four_decibels_at_every_rate(rate: int) -> No
 
 def test_a_long_silence_does_not_make_music_read_quieter() -> None:
     music = sine(440, 0.25)
-    rest = np.zeros((1, 8 * RATE), np.float32)
-    with_rest = Waveform(np.concatenate([music.samples, rest], axis=1), RATE)
+    with_rest = one_after_the_other(music, sine(440, 0.0, seconds=8))
     # without gates four fifths of silence would read 7 LU lower; the blocks astride the end cost 0.6
     assert lufs(with_rest) == pytest.approx(lufs(music), abs=0.7)
 
 
 def test_a_quiet_passage_does_not_make_music_read_quieter() -> None:
     music, passage = sine(440, 0.25), sine(440, 0.01, seconds=8)  # 28 dB below: far from the absolute gate
-    both = Waveform(np.concatenate([music.samples, passage.samples], axis=1), RATE)
-    assert lufs(both) == pytest.approx(lufs(music), abs=0.7)
+    assert lufs(one_after_the_other(music, passage)) == pytest.approx(lufs(music), abs=0.7)
+
+
+@pytest.mark.parametrize(("decibels", "quieter"), [(-18, 0.0), (-8, 2.4)])
+def test_the_relative_gate_stands_ten_units_below_what_is_heard(decibels: float, quieter: float) -> None:
+    # Both halves together read 2.9 (or 2.4) below the louder one, and the gate is ten below that.
+    music, passage = sine(440, 0.25), sine(440, 0.25 * 10 ** (decibels / 20))
+    assert lufs(music) - lufs(one_after_the_other(music, passage)) == pytest.approx(quieter, abs=0.5)
+
+
+def test_silence_does_not_lower_the_relative_gate() -> None:
+    """It is measured above the absolute gate alone: else a long rest would let quiet passages count."""
+    music, passage, rest = sine(440, 0.25), sine(440, 0.25 * 10 ** (-18 / 20)), sine(440, 0.0, seconds=60)
+    assert lufs(one_after_the_other(music, passage, rest)) == pytest.approx(lufs(music), abs=0.7)
 
 
 def test_a_signal_shorter_than_a_block_is_measured_as_one_block() -> None:
@@ -106,6 +121,11 @@ def test_hot_takes_are_clipped_after_the_gain() -> None:
 def test_peak_puts_the_highest_sample_of_all_channels_at_minus_one_decibel() -> None:
     result = normalize(waveform([0.1, -0.2, 0.0], [0.05, 0.4, -0.1]), "peak").samples
     np.testing.assert_allclose(result, [[0.22281274, -0.44562547, 0], [0.11140637, 0.89125094, -0.22281274]], rtol=1e-6)
+
+
+def test_peak_counts_what_is_below_zero_too() -> None:
+    result = normalize(waveform([0.1, -0.8, 0.2]), "peak").samples
+    np.testing.assert_allclose(result, [[0.11140637, -0.89125094, 0.22281274]], rtol=1e-6)
 
 
 def test_peak_lifts_even_the_faintest_take() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from songstarter import draining
 from songstarter.errors import Cancelled, CheckpointError, InvalidRequest, SongstarterError, TakeFailed, Unavailable
 from songstarter.faces.admission import Admission
 from songstarter.faces.replies import from_inner_wire, to_inner_wire, to_wire
@@ -52,3 +55,28 @@ def test_a_place_is_free_again_when_its_request_has_left_in_whatever_way() -> No
     admission.enter()
     with pytest.raises(Unavailable):
         admission.enter()
+
+
+def test_a_server_that_is_about_to_end_takes_nothing_new_and_loses_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "draining"
+    monkeypatch.setenv(draining.VARIABLE, str(file))
+    admission = Admission(1)
+    admission.enter()
+    admission.leave()
+    draining.begin(file)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="the server is stopping"):
+            admission.enter()
+    file.unlink()
+    admission.enter()
+
+
+def test_a_process_of_no_server_is_not_about_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(draining.VARIABLE, raising=False)
+    draining.check()
+
+
+def test_a_stop_that_can_leave_no_file_is_a_stop_nevertheless(tmp_path: Path) -> None:
+    draining.begin(tmp_path / "missing" / "draining")

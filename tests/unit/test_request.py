@@ -74,6 +74,37 @@ def test_a_value_out_of_bounds_is_refused_in_one_sentence_that_names_its_field(f
     assert len(message) < 250
 
 
+def test_the_ends_of_every_range_are_allowed() -> None:
+    most = parse(temperature=5.0, top_k=2048, top_p=1.0, classifier_free_guidance=20.0, num_outputs=8, priority=5)
+    assert most.sampling == Sampling(5.0, 2048, 1.0, 20.0)
+    assert (most.variations, most.priority) == (8, 5)
+    least = parse(temperature=0.0, top_k=0, top_p=0.0, classifier_free_guidance=0.0, num_outputs=1, priority=1)
+    assert least.sampling == Sampling(0.0, 0, 0.0, 0.0)
+    assert (least.variations, least.priority) == (1, 1)
+
+
+@pytest.mark.parametrize("field", ["duration", "top_k", "seed", "num_outputs", "temperature"])
+def test_a_truth_is_no_number(field: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"{field}: found a value of type bool, allowed is a"):
+        parse(**{field: True})
+
+
+@pytest.mark.parametrize("number", [*range(9), 11, 12, *range(14, 32), 127])
+def test_a_control_character_is_no_text(number: int) -> None:
+    with pytest.raises(InvalidRequest, match="prompt: found a control character"):
+        parse(prompt=f"a{chr(number)}b")
+
+
+def test_a_prompt_may_have_lines_and_tabs() -> None:
+    assert parse(prompt="synth,\r\n\tdark").prompt == "synth,\r\n\tdark"
+
+
+def test_a_prompt_is_measured_in_bytes() -> None:
+    assert parse(prompt="ü" * 4096).prompt
+    with pytest.raises(InvalidRequest, match="prompt: found 8194 bytes of text, allowed is at most 8192 bytes"):
+        parse(prompt="ü" * 4097)
+
+
 def test_continuation_without_audio_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="input_audio: found nothing"):
         parse(continuation=True)
@@ -101,6 +132,21 @@ def test_minus_one_draws_a_fresh_seed() -> None:
     seeds = {parse(seed=-1).seed for _ in range(20)}
     assert len(seeds) == 20
     assert all(0 <= seed <= MAX_SEED for seed in seeds)
+
+
+def test_a_fresh_seed_may_be_any() -> None:
+    seeds = [parse(seed=-1).seed for _ in range(64)]
+    assert max(seeds) > MAX_SEED / 2 > min(seeds)  # or one of 2^63 runs fails
+
+
+def test_who_says_nothing_has_the_middle_priority() -> None:
+    assert parse().priority == 3
+
+
+@pytest.mark.parametrize("priority", [0, 6, True, 3.0, "3"])
+def test_what_is_no_priority_is_refused(priority: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"priority: found .*, allowed is a whole number, 1 \(first\) to 5"):
+        parse(priority=priority)
 
 
 def test_a_deadline_is_any_number_of_seconds_up_to_a_day() -> None:

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from songstarter.contract import CANARY_ID, CANARY_INPUTS
 from songstarter.errors import Cancelled, DeadlineExceeded, Description, InvalidRequest, TakeFailed, Unavailable
 from songstarter.faces.desk import RequestDesk
 from songstarter.faces.visits import Visit, current
-from songstarter.faces.watch import PERIOD
+from songstarter.faces.watch import PERIOD, Watch
 from songstarter.metrics import (
     AUDIO_SECONDS,
     FIRST_AUDIO_SECONDS,
@@ -101,6 +101,18 @@ def ask(desk: RequestDesk, **settings: Any) -> Any:
     return reply.get()
 
 
+def unreadable() -> dict[str, Any]:
+    """In place of a request's values."""
+    raise InvalidRequest("prompt", b"", "UTF-8")
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return holds()
+
+
 def lines(desk: RequestDesk, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     desk.close()  # a line follows its reply
     return [json.loads(line) for line in capfd.readouterr().out.splitlines()]
@@ -126,6 +138,48 @@ def test_an_answer_is_counted_with_its_audio_and_its_times(
         "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
     }
     assert 0 <= line["first_audio_seconds"] <= line["seconds"]
+
+
+def test_audio_that_came_to_no_answer_is_not_counted_but_its_first_moment_is(
+    desk: RequestDesk, face: SmallFace
+) -> None:
+    def answer(values: Any, visit: Visit) -> Generator[dict[str, Any], None, None]:
+        visit.rendered(1.0)
+        yield {"output": np.zeros(1)}
+        raise TakeFailed("ill")
+
+    face.answer = answer  # type: ignore[method-assign]
+    assert isinstance(ask(desk), TakeFailed)
+    desk.close()
+    readings = desk.readings()
+    assert readings.values[Series(AUDIO_SECONDS)] == 0
+    assert len(readings.observed[FIRST_AUDIO_SECONDS]) == 1
+    assert desk.readings().observed[FIRST_AUDIO_SECONDS] == []
+
+
+def test_the_first_audio_is_the_first() -> None:
+    visit = Visit("test")
+    visit.rendered(1.0)
+    first = visit.first_audio
+    time.sleep(0.02)
+    visit.rendered(1.0)
+    assert visit.first_audio == first
+    assert visit.audio_seconds == 2.0
+
+
+def test_a_visit_without_an_id_gets_one(desk: RequestDesk, capfd: pytest.CaptureFixture[str]) -> None:
+    ask(desk)
+    ask(desk)
+    names = [line["request"] for line in lines(desk, capfd)]
+    assert [len(name) for name in names] == [16, 16]
+    assert names[0] != names[1]
+
+
+def test_a_visit_takes_its_priority_from_its_request() -> None:
+    visit = Visit("test")
+    assert visit.priority == 3
+    visit.understood(Request.parse({"priority": 1}, shortest=0.02, longest=30))
+    assert visit.priority == 1
 
 
 @pytest.mark.parametrize(
@@ -170,14 +224,11 @@ def test_who_finds_no_place_is_refused_at_once(desk: RequestDesk, face: SmallFac
 
 
 def test_values_that_cannot_be_read_are_the_requests_own_trouble(desk: RequestDesk) -> None:
-    reply = KeepingReply()
-
-    def read() -> dict[str, Any]:
-        raise InvalidRequest("prompt", b"", "UTF-8")
-
-    desk.accept(read, reply)
-    assert isinstance(reply.get(), InvalidRequest)
-    assert all(set(ask(desk)) == {"output"} for _ in range(3))  # it left its place
+    for _ in range(LIMIT + 1):
+        reply = KeepingReply()
+        desk.accept(unreadable, reply)
+        assert isinstance(reply.get(), InvalidRequest)
+    assert set(ask(desk)) == {"output"}  # each left its place
 
 
 def test_who_is_refused_is_not_even_read(desk: RequestDesk, face: SmallFace) -> None:
@@ -203,6 +254,22 @@ def test_a_caller_who_is_gone_or_late_is_answered_no_more(desk: RequestDesk, fac
     assert desk.readings().values[Series(REQUESTS, ("cancelled",))] == 2
 
 
+def test_why_a_visit_was_stopped_is_what_its_caller_hears(
+    desk: RequestDesk, face: SmallFace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And not what that made of the stages: a decoder says of an order that is late that it was cancelled."""
+
+    def answer(values: Any, visit: Visit) -> Generator[dict[str, Any], None, None]:
+        visit.stop(DeadlineExceeded("the deadline of 1 s has passed"))
+        raise Cancelled("the take was cancelled")
+        yield {}
+
+    face.answer = answer  # type: ignore[method-assign]
+    assert isinstance(ask(desk), DeadlineExceeded)
+    (line,) = lines(desk, capfd)
+    assert line["error"] == "DeadlineExceeded"
+
+
 def test_the_order_of_who_is_gone_is_cancelled_until_it_is_over(face: SmallFace) -> None:
     cancelled: list[str] = []
     desk = RequestDesk(face, limit=2, cancel=cancelled.append)  # type: ignore[arg-type]
@@ -218,6 +285,63 @@ def test_the_order_of_who_is_gone_is_cancelled_until_it_is_over(face: SmallFace)
     assert set(cancelled) == {"mine"}
 
 
+def test_the_order_of_who_is_late_is_cancelled_while_its_stages_wait(face: SmallFace) -> None:
+    cancelled: list[str] = []
+    desk = RequestDesk(face, limit=2, cancel=cancelled.append)  # type: ignore[arg-type]
+    face.may_answer.clear()
+    reply = KeepingReply()
+    desk.accept(lambda: {"order": "mine", "deadline": 0.05}, reply)
+    assert soon(lambda: len(cancelled) >= 2)
+    face.may_answer.set()
+    assert isinstance(reply.get(), DeadlineExceeded)
+    desk.close()
+    assert set(cancelled) == {"mine"}
+
+
+def test_a_cancellation_that_fails_is_noted_and_tried_again(capfd: pytest.CaptureFixture[str]) -> None:
+    """The thread that looks after all visits must outlive it."""
+    tries: list[str] = []
+
+    def cancel(order: str) -> None:
+        tries.append(order)
+        if len(tries) == 1:
+            raise RuntimeError("the decoder does not answer")
+
+    watch = Watch(cancel, period=0.01)
+    visit = Visit("test", order="mine")
+    with watch.watching(visit, lambda: True):
+        assert soon(lambda: len(tries) >= 3)
+    watch.close()
+    line = json.loads(capfd.readouterr().out.splitlines()[0])
+    assert (line["event"], line["error"]) == ("watch_failed", "RuntimeError")
+
+
+def test_nobody_is_asked_whether_they_are_gone_once_their_request_may_be_answered() -> None:
+    asked, may_say = threading.Event(), threading.Event()
+
+    def gone() -> bool:
+        asked.set()
+        may_say.wait(10)
+        return False
+
+    watch = Watch(print, period=0.01)
+    left = threading.Event()
+
+    def leave() -> None:
+        with watch.watching(Visit("test"), gone):
+            asked.wait(10)
+        left.set()
+
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    assert asked.wait(10)
+    assert not left.wait(0.2)  # the question is still open
+    may_say.set()
+    leaving.join(10)
+    assert left.is_set()
+    watch.close()
+
+
 def test_a_desk_that_closes_stops_what_is_under_way(desk: RequestDesk, face: SmallFace) -> None:
     face.may_answer.clear()
     reply = KeepingReply()
@@ -225,6 +349,34 @@ def test_a_desk_that_closes_stops_what_is_under_way(desk: RequestDesk, face: Sma
     threading.Timer(0.3, face.may_answer.set).start()
     desk.close()
     assert isinstance(reply.get(), Unavailable)
+
+
+def test_a_desk_that_closes_cancels_the_orders_under_way(face: SmallFace) -> None:
+    cancelled: list[str] = []
+
+    def cancel(order: str) -> None:
+        cancelled.append(order)
+        face.may_answer.set()
+
+    desk = RequestDesk(face, limit=2, cancel=cancel)  # type: ignore[arg-type]
+    face.may_answer.clear()
+    desk.accept(lambda: {"order": "mine"}, KeepingReply())
+    time.sleep(2 * PERIOD)
+    assert not cancelled
+    began = time.monotonic()
+    desk.close()
+    assert cancelled
+    assert time.monotonic() - began < 5  # and not the ten seconds that the face would wait
+
+
+def test_a_desk_keeps_no_thread_of_a_request_that_is_over_and_none_of_its_own(face: SmallFace) -> None:
+    before = set(threading.enumerate())
+    desk = RequestDesk(face, limit=2, cancel=print)  # type: ignore[arg-type]
+    for _ in range(3):
+        ask(desk)
+    assert soon(lambda: not desk._threads)
+    desk.close()
+    assert soon(lambda: set(threading.enumerate()) <= before)
 
 
 def test_an_answer_that_cannot_be_sent_becomes_an_error(desk: RequestDesk) -> None:
@@ -239,6 +391,42 @@ def test_an_answer_that_cannot_be_sent_becomes_an_error(desk: RequestDesk) -> No
     assert isinstance(reply.get(), MemoryError)
     desk.close()
     assert desk.readings().values[Series(REQUESTS, ("failed",))] == 1
+
+
+def test_what_answers_is_closed_before_the_caller_hears_of_an_end(desk: RequestDesk, face: SmallFace) -> None:
+    """Its takes may play until then."""
+    happened: list[str] = []
+
+    def answer(values: Any, visit: Visit) -> Generator[dict[str, Any], None, None]:
+        try:
+            yield {"output": np.zeros(2)}
+        finally:
+            happened.append("closed")
+
+    class ReplyWithoutRoom(KeepingReply):
+        def send(self, outputs: Any) -> None:
+            raise MemoryError("no room in shared memory")
+
+        def end(self, error: Exception | None = None) -> None:
+            happened.append("ended")
+            super().end(error)
+
+    face.answer = answer  # type: ignore[method-assign]
+    reply = ReplyWithoutRoom()
+    desk.accept(dict, reply)
+    assert isinstance(reply.get(), MemoryError)
+    assert happened == ["closed", "ended"]
+
+
+def test_an_end_that_cannot_be_sent_is_still_the_end(desk: RequestDesk) -> None:
+    class ReplyWithoutWay(KeepingReply):
+        def end(self, error: Exception | None = None) -> None:
+            raise MemoryError("no room in shared memory")
+
+    with pytest.raises(MemoryError):
+        desk.accept(unreadable, ReplyWithoutWay())
+    values = desk.readings().values
+    assert (values[Series(REQUESTS_IN_FLIGHT)], values[Series(REQUESTS, ("invalid",))]) == (0, 1)
 
 
 def test_a_line_is_one_short_line_whatever_the_id_holds(capfd: pytest.CaptureFixture[str]) -> None:
@@ -367,9 +555,6 @@ def test_a_visit_goes_with_its_end(desk: RequestDesk, face: SmallFace, end: str)
     gc.disable()
     try:
         ask(desk)
-        deadline = time.monotonic() + 5
-        while seen[0]() is not None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert seen[0]() is None
+        assert soon(lambda: seen[0]() is None)
     finally:
         gc.enable()

@@ -6,9 +6,11 @@ import pytest
 from songstarter.randomness import philox, uniforms
 from songstarter.request import Sampling
 from songstarter.sampling import choose, draw, guide, keep, softmax
-from songstarter.stages.sampler import Draw, sample
+from songstarter.stages.sampler import Draw, sample, sample_slots
 
 ROW = np.array([[0.4, 0.1, 0.3, 0.1, 0.1]], np.float32)
+QUARTERS = np.array([[0.0, 0.25, 0.25, 0.25, 0.25]], np.float32)  # sums of these are exact
+NEARLY_ONE = np.nextafter(1.0, 0.0)
 
 
 def test_guidance_moves_logits_past_the_guided_ones() -> None:
@@ -23,6 +25,10 @@ def test_top_k_keeps_ties_of_the_last_place() -> None:
     assert keep(ROW, Sampling(top_k=3))[0].nonzero()[0].tolist() == [0, 1, 2, 3, 4]
 
 
+def test_more_may_be_kept_than_there_are() -> None:
+    assert (keep(ROW, Sampling(top_k=250)) == ROW).all()
+
+
 def test_top_k_of_zero_keeps_all() -> None:
     assert (keep(ROW, Sampling(top_k=0)) == ROW).all()
 
@@ -32,6 +38,14 @@ def test_top_k_of_zero_keeps_all() -> None:
 )
 def test_top_p_keeps_the_token_that_crosses_the_mass(mass: float, kept: list[int]) -> None:
     assert keep(ROW, Sampling(top_p=mass))[0].nonzero()[0].tolist() == kept
+
+
+def test_a_token_stays_where_the_likelier_ones_weigh_exactly_the_mass() -> None:
+    halves = np.array([[0.5, 0.25, 0.25]], np.float32)
+    assert keep(halves, Sampling(top_p=0.5))[0].nonzero()[0].tolist() == [0, 1]
+    logits = np.zeros((1, 2, 1, 16), np.float32)  # sixteen equals: each weighs exactly a sixteenth
+    drawn = {int(sample(logits, [Draw(Sampling(top_p=0.25), 1, 0, step)])[0, 0]) for step in range(400)}
+    assert drawn == {0, 1, 2, 3, 4}
 
 
 def test_top_p_replaces_top_k() -> None:
@@ -48,10 +62,33 @@ def test_a_uniform_falls_on_the_token_that_covers_it(uniform: float, token: int)
     assert draw(ROW, np.array([uniform])).tolist() == [token]
 
 
+@pytest.mark.parametrize(("uniform", "token"), [(0.0, 1), (0.25, 2), (0.5, 3), (0.75, 4), (NEARLY_ONE, 4)])
+def test_a_uniform_on_the_border_of_two_tokens_falls_on_the_later_one(uniform: float, token: int) -> None:
+    assert draw(QUARTERS, np.array([uniform])).tolist() == [token]
+
+
 def test_a_draw_never_takes_what_was_dropped() -> None:
     kept = keep(ROW, Sampling(top_k=2))
     tokens = {int(draw(kept, np.array([u]))[0]) for u in np.linspace(0, 1, 1000, endpoint=False)}
     assert tokens == {0, 2}
+
+
+def test_what_was_dropped_is_not_drawn_at_either_end() -> None:
+    """Neither of the numbers' own ends, nor where sums that were rounded otherwise reach beyond the last token."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        row = np.zeros((1, 192), np.float32)
+        first, last = 64 + random.integers(0, 20), 64 + random.integers(30, 64)
+        row[0, first:last] = np.exp(random.standard_normal(last - first) * 6)
+        for uniform in (0.0, NEARLY_ONE):
+            assert row[0, draw(row, np.array([uniform]))[0]] > 0
+
+
+def test_the_second_number_draws_from_what_the_filter_keeps() -> None:
+    # 0.45 falls on token 1, which top-k drops; of tokens 0 and 2, 0.45 falls on token 0, of all on token 1.
+    assert choose(np.log(ROW), Sampling(top_k=2), np.array([[0.45, 0.45]])).tolist() == [0]
+    assert choose(np.log(ROW), Sampling(top_k=2), np.array([[0.45, 0.75]])).tolist() == [2]
+    assert choose(np.log(ROW), Sampling(top_k=2), np.array([[0.79, 0.0]])).tolist() == [2]  # kept: no second draw
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -134,3 +171,30 @@ def test_a_tiny_temperature_is_as_good_as_greedy(temperature: float) -> None:
     logits = np.random.default_rng(1).standard_normal((1, 2, 8, 64)).astype(np.float32)
     tiny = sample(logits, [Draw(Sampling(temperature=temperature), 1, 0, 0)])
     assert tiny.tolist() == sample(logits, [Draw(Sampling(temperature=0), 1, 0, 0)]).tolist()
+
+
+def test_without_guidance_the_idle_row_does_not_count() -> None:
+    """It holds whatever stood there before."""
+    sound = np.random.default_rng(2).standard_normal((1, 2, 4, 64)).astype(np.float32)
+    idle = sound.copy()
+    idle[0, 1] = np.nan
+    draws = {0: Draw(Sampling(guidance=1), 1, 0, 7)}
+    expected, found = sample_slots(sound, draws)[0], sample_slots(idle, draws)[0]
+    assert expected is not None
+    assert found is not None
+    assert found.tolist() == expected.tolist()
+    assert np.isfinite(guide(idle[0, 0], idle[0, 1], 1)).all()
+
+
+@pytest.mark.parametrize("what", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 1])
+def test_logits_that_are_no_numbers_are_their_takes_alone(row: int, what: float) -> None:
+    logits = np.random.default_rng(3).standard_normal((2, 2, 4, 64)).astype(np.float32)
+    draws = {slot: Draw(Sampling(), 1, 0, slot) for slot in range(2)}
+    sound = sample_slots(logits, draws)[0]
+    logits[1, row, 3, 63] = what
+    found = sample_slots(logits, draws)
+    assert found[1] is None
+    assert found[0] is not None
+    assert sound is not None
+    assert found[0].tolist() == sound.tolist()

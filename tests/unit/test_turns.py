@@ -116,6 +116,29 @@ def test_who_is_stopped_while_waiting_leaves_at_once_and_holds_up_nobody(turns: 
     assert hall.order(1) == ["patient"]
 
 
+def test_who_is_stopped_while_waiting_gives_no_place_away_that_another_holds(turns: Turns, hall: Hall) -> None:
+    """The other way round than above: who stays stands in front of who leaves."""
+    with turns.turn(visit("busy"), 0):
+        patient, gone = visit("patient"), visit("gone")
+        waiting, left = hall.wait(patient), hall.wait(gone)
+        gone.stop(Cancelled("the caller is gone"))
+        with pytest.raises(Cancelled):
+            left.result(timeout=10)
+        assert not waiting.done()
+        assert hall.had.empty()
+    waiting.result(timeout=10)
+
+
+def test_of_several_reasons_to_stop_the_first_counts() -> None:
+    late = visit("late")
+    first = DeadlineExceeded("the deadline of 1 s has passed")
+    late.stop(first)
+    late.stop(Cancelled("the caller is gone"))
+    with pytest.raises(DeadlineExceeded):
+        late.go_on()
+    assert late.stopped is first
+
+
 def test_whose_time_is_up_never_begins(turns: Turns) -> None:
     with pytest.raises(DeadlineExceeded), turns.turn(visit("late", deadline=1e-9), 0):
         pytest.fail("began")
