@@ -347,7 +347,8 @@ def test_sigterm_finishes_songs_over_every_protocol_and_exits_0(serve: Serve, po
     futures = [pool.submit(ask, getattr(serve, where), **SOME) for ask, where in WAYS]
     time.sleep(0.7)
     assert not any(future.done() for future in futures)
-    assert serve.end(signal.SIGTERM, timeout=80) == 0
+    code = serve.end(signal.SIGTERM, timeout=80)
+    assert code == 0, serve.lines[-15:]
     assert [type(future.result()) for future in futures[:3]] == [Answer] * 3
     for future in futures[3:]:
         assert sum(message["last"] for message in future.result()) == SOME["num_outputs"]
